@@ -157,10 +157,8 @@ def main() -> int:
     except (BuildFailed, NotebookChanged) as error:
         print(f"\n{error}\nThe book was NOT built.", file=sys.stderr)
         return 1
-    page = html / f"{toc_pages(root)[0]}.html"
-    say(
-        f"\n{len(toc_pages(root))} pages in {time.perf_counter() - start:.0f} s. Open\n  {page.as_uri()}"
-    )
+    pages, seconds = toc_pages(root), time.perf_counter() - start
+    say(f"\n{len(pages)} pages in {seconds:.0f} s. Open\n  {(html / pages[0]).as_uri()}.html")
     return 0
 
 
