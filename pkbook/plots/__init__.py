@@ -1,0 +1,49 @@
+"""Figures of the book: one style, colour-blind safe, readable on light and on dark pages.
+
+A chapter draws with `figure` and the functions below, and shows with `show(fig, alt="...")` only.
+"""
+
+from pkbook.plots.drawings import (
+    contribution_bars,
+    decision_region,
+    digit_row,
+    kernel_matrix,
+    neighbours,
+)
+from pkbook.plots.house import (
+    CLASS_COLOURS,
+    CLASS_MARKERS,
+    DIVERGING,
+    MINUS,
+    NEUTRAL,
+    PALETTE,
+    PLUS,
+    SEQUENTIAL,
+    figure,
+    rasterise,
+    style,
+    symmetric_norm,
+)
+from pkbook.plots.inline import show, svg
+
+__all__ = [
+    "CLASS_COLOURS",
+    "CLASS_MARKERS",
+    "DIVERGING",
+    "MINUS",
+    "NEUTRAL",
+    "PALETTE",
+    "PLUS",
+    "SEQUENTIAL",
+    "contribution_bars",
+    "decision_region",
+    "digit_row",
+    "figure",
+    "kernel_matrix",
+    "neighbours",
+    "rasterise",
+    "show",
+    "style",
+    "svg",
+    "symmetric_norm",
+]
