@@ -1,0 +1,195 @@
+"""The networks: counted by hand, reproducible, and leaving the global random state alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from pkbook.models import activations, cifar_cnn, mlp, mnist_cnn
+
+BUILDERS = {
+    "mlp": lambda **options: mlp(3, 5, 2, **options),
+    "mnist": lambda **options: mnist_cnn(**options),
+    "cifar": lambda **options: cifar_cnn(**options),
+}
+builder = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def same(first, second):
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return all(torch.equal(p, q) for p, q in pairs)
+
+
+@pytest.mark.parametrize("widths", [(2, 1), (1, 64, 1), (2, 64, 64, 64, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_mlp_parameters_by_hand(widths, bias):
+    by_hand = sum(widths[i] * widths[i + 1] + bias * widths[i + 1] for i in range(len(widths) - 1))
+    assert count(mlp(*widths, bias=bias, seed=0)) == by_hand
+
+
+@pytest.mark.parametrize("classes", [10, 5])
+def test_cnn_parameters_by_hand(classes):
+    def stage(i, o):
+        return 9 * i * o + o
+
+    mnist = stage(1, 16) + stage(16, 32) + stage(32, 64)
+    mnist += (64 * 3 * 3) * 128 + 128 + 128 * classes + classes
+    cifar = stage(3, 32) + stage(32, 64) + stage(64, 128)
+    cifar += (128 * 4 * 4) * 256 + 256 + 256 * 128 + 128 + 128 * classes + classes
+    assert count(mnist_cnn(classes=classes, seed=0)) == mnist
+    assert count(cifar_cnn(classes=classes, seed=0)) == cifar
+
+
+def test_counts_stated_in_the_docstrings():
+    assert f"{count(mnist_cnn()):,} parameters" in mnist_cnn.__doc__
+    assert f"{count(cifar_cnn()):,} parameters" in cifar_cnn.__doc__
+
+
+def test_mlp_is_its_formula():
+    model = mlp(3, 4, 2, activation="tanh", seed=0).double()
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hidden = torch.tanh(x @ model.fc1.weight.T + model.fc1.bias)
+    torch.testing.assert_close(model(x), hidden @ model.fc2.weight.T + model.fc2.bias)
+
+
+def test_layers_are_named_in_order():
+    assert [name for name, _ in mlp(1, 2, 2, 1).named_children()] == [
+        "fc1",
+        "act1",
+        "fc2",
+        "act2",
+        "fc3",
+    ]
+    assert [name for name, _ in mnist_cnn().named_children()] == [
+        "conv1",
+        "act1",
+        "pool1",
+        "conv2",
+        "act2",
+        "pool2",
+        "conv3",
+        "act3",
+        "pool3",
+        "flatten",
+        "fc1",
+        "act4",
+        "dropout1",
+        "fc2",
+    ]
+    assert [name for name, _ in cifar_cnn().named_children()][-8:] == [
+        "flatten",
+        "fc1",
+        "act4",
+        "dropout1",
+        "fc2",
+        "act5",
+        "dropout2",
+        "fc3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("relu", torch.relu),
+        ("tanh", torch.tanh),
+        ("gelu", nn.functional.gelu),
+        ("softplus", nn.functional.softplus),
+        ("silu", nn.functional.silu),
+    ],
+)
+def test_activation_names(name, function):
+    x = torch.linspace(-3, 3, 13)
+    for model in (mlp(1, 2, 1, activation=name), mnist_cnn(name), cifar_cnn(name)):
+        torch.testing.assert_close(model.act1(x), function(x))
+
+
+def test_every_activation_is_tested():
+    assert set(activations) == {"relu", "tanh", "gelu", "softplus", "silu"}
+
+
+def test_pool_names():
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    blocks = x.reshape(2, 2, 2, 2).transpose(1, 2).reshape(2, 2, 4)
+    assert torch.equal(mnist_cnn(pool="max").pool2(x)[0, 0], blocks.amax(-1))
+    assert torch.equal(cifar_cnn(pool="average").pool2(x)[0, 0], blocks.mean(-1))
+
+
+def test_dropout_is_set_and_zero_leaves_it_out():
+    layers = [m for m in cifar_cnn(dropout=0.4).modules() if isinstance(m, nn.Dropout)]
+    assert [layer.p for layer in layers] == [0.4, 0.4]
+    bare = mnist_cnn(dropout=0, seed=0)
+    assert not any(isinstance(m, nn.Dropout) for m in bare.modules())
+    x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(bare(x), mnist_cnn(seed=0).eval()(x))
+
+
+@builder
+def test_seed_fixes_the_start_and_the_global_state_stays(build):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = build(seed=3)
+    torch.rand(7)
+    again, other = build(seed=3), build(seed=4)
+    assert same(first, again)
+    assert not same(first, other)
+    torch.set_rng_state(before)
+    build(seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@builder
+def test_without_a_seed_torch_decides(build):
+    torch.manual_seed(3)
+    first, second = build(), build()
+    torch.manual_seed(3)
+    assert same(first, build())
+    assert not same(first, second)
+    assert same(first, build(seed=3))
+
+
+@builder
+def test_a_default_device_does_not_change_the_start(build):
+    expected = build(seed=3)
+    with torch.device("meta"):
+        assert same(build(seed=3), expected)
+
+
+@builder
+def test_refused_arguments_leave_the_global_state_alone(build):
+    before = torch.get_rng_state()
+    with pytest.raises(TypeError, match="seed"):
+        build(seed=0.5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+REFUSED = [
+    (lambda: mlp(), ValueError, ["widths", "at least two", "mlp(2, 64, 1)"]),
+    (lambda: mlp(3), ValueError, ["widths", "(3,)"]),
+    (lambda: mlp(3, 0, 1), ValueError, ["widths", "at least 1", "came 0"]),
+    (lambda: mlp([3, 4, 1], 1), TypeError, ["widths", "[3, 4, 1]", "mlp(2, 64, 1)"]),
+    (lambda: mlp(2, 8.0, 1), TypeError, ["widths", "8.0"]),
+    (lambda: mlp(2, True, 1), TypeError, ["widths", "True"]),
+    (lambda: mlp(2, 1, bias=1), TypeError, ["bias", "True or False"]),
+    (lambda: mlp(2, 1, activation="relu6"), ValueError, ["activation", "tanh", "'relu6'"]),
+    (lambda: mlp(2, 1, activation=nn.ReLU), ValueError, ["activation", "nn.Module"]),
+    (lambda: mlp(2, 1, seed=True), TypeError, ["seed", "True", "seed=0"]),
+    (lambda: mlp(2, 1, seed=-1), ValueError, ["seed", "-1", "seed=0"]),
+    (lambda: mnist_cnn(pool="mean"), ValueError, ["pool", "max, average", "'mean'"]),
+    (lambda: mnist_cnn(dropout=1.0), ValueError, ["dropout", "1.0", "dropout=0.3"]),
+    (lambda: mnist_cnn(dropout=float("nan")), ValueError, ["dropout", "nan"]),
+    (lambda: cifar_cnn(dropout=None), TypeError, ["dropout", "None"]),
+    (lambda: cifar_cnn(classes=0), ValueError, ["classes", "at least 1", "classes=10"]),
+    (lambda: cifar_cnn(classes=2.5), TypeError, ["classes", "2.5"]),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), REFUSED)
+def test_refused(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
