@@ -13,7 +13,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from pkbook.plots.house import style
-from pkbook.plots.tracing import id_names, trace
+from pkbook.plots.tracing import id_names, in_scroller, trace
 
 SHORTEST_ALT = 15
 
@@ -32,7 +32,11 @@ def show(fig: Figure, alt: str) -> None:
     if get_ipython() is not None:
         data = {"text/html": svg(fig, alt), "image/png": png(fig), "text/plain": alt}
         display(data, raw=True)
-    # Only pyplot keeps figures alive, and it can know this one only if it was imported.
+    close(fig)
+
+
+def close(fig: Figure) -> None:
+    """Let go of the figure; only pyplot keeps figures alive, and only where it was imported."""
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close(fig)
 
@@ -40,8 +44,7 @@ def show(fig: Figure, alt: str) -> None:
 def svg(fig: Figure, alt: str) -> str:
     """The figure as an inline `<svg>`: the same text for the same figure, its ids its own.
 
-    Wide figures come inside a `<div>` that scrolls sideways on a phone. `fig` is left as it was.
-    Raises as `show` does.
+    Wide figures come inside a `<div>` that scrolls sideways on a phone. Raises as `show` does.
 
     >>> from pkbook.plots import figure
     >>> fig, ax = figure()
@@ -50,7 +53,8 @@ def svg(fig: Figure, alt: str) -> str:
     """
     checked_alt(alt)
     drawing = trace(checked_figure(fig))
-    return drawing.markup(alt, id_names(drawing.definitions, drawing.body, alt))
+    markup = drawing.markup(alt, id_names(drawing.definitions, drawing.body, alt))
+    return in_scroller([drawing], markup)
 
 
 def png(fig: Figure) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import html
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
@@ -42,31 +42,37 @@ class Drawing:
     body: str
     definitions: Mapping[str, str]
 
+    @property
+    def least_pixels(self) -> float:
+        """The width below which its text would be too small to read."""
+        return SMALLEST_SHARE * self.width * 96 / 72
+
     def markup(self, alt: str, names: Mapping[str, str], *, definitions: bool = True) -> str:
         """The `<svg>` element, with `names` (key -> id) for its definitions.
 
         Without `definitions` the page has to hold them elsewhere (see `write_definitions`).
         """
-        pixels = self.width * 96 / 72
-        least = SMALLEST_SHARE * pixels
-        wide = least > PHONE_PIXELS
-        sizes = f"width:100%;max-width:{pixels:.0f}px;height:auto;display:block;margin:0 auto"
-        if wide:
-            sizes += f";min-width:{least:.0f}px"
+        sizes = f"width:100%;max-width:{self.width * 96 / 72:.0f}px;height:auto;display:block"
+        if self.least_pixels > PHONE_PIXELS:
+            sizes += f";min-width:{self.least_pixels:.0f}px"
         head = (
             f'<svg class="pk-figure" viewBox="0 0 {self.width:g} {self.height:g}" role="img" '
             f'aria-label="{html.escape(alt)}" fill="currentColor" stroke-linejoin="round" '
-            f'style="{sizes}">'
+            f'style="{sizes};margin:0 auto">'
         )
         held = write_definitions(self.definitions, names) if definitions else ""
-        drawn = f"{head}{held}{_named(self.body, names)}</svg>"
-        if not wide:
-            return drawn
-        # Focusable, so that the arrow keys scroll it; a group, because regions crowd the landmarks.
-        return (
-            '<div class="pk-scroll" style="overflow-x:auto" tabindex="0" role="group" '
-            f'aria-label="Figure, scrolls sideways on a narrow screen">{drawn}</div>'
-        )
+        return f"{head}{held}{_named(self.body, names)}</svg>"
+
+
+def in_scroller(drawings: Iterable[Drawing], markup: str) -> str:
+    """`markup` that shows `drawings`, made to scroll sideways on a phone if one of them is wide."""
+    if max(drawing.least_pixels for drawing in drawings) <= PHONE_PIXELS:
+        return markup
+    # Focusable, so that the arrow keys scroll it; a group, because regions crowd the landmarks.
+    return (
+        '<div class="pk-scroll" style="overflow-x:auto" tabindex="0" role="group" '
+        f'aria-label="Figure, scrolls sideways on a narrow screen">{markup}</div>'
+    )
 
 
 def id_names(definitions: Mapping[str, str], *parts: str) -> dict[str, str]:
