@@ -1,0 +1,31 @@
+"""pkbook: how a trained network's prediction is assembled from its training samples.
+
+The companion package of the book.  Source: Guo, He, Morel 2026, *On Interpolation Formulas
+Describing Neural Network Generalization*, arXiv 2603.13872.
+"""
+
+from pkbook import data, losses, models
+from pkbook.interpolation import Interpolation, interpolate, path_kernel
+from pkbook.kernels import gradient_kernel, normalised_kernel, two_time_kernel, weighted_kernel
+from pkbook.recording import ReplayError
+from pkbook.tangent import tangent_features
+from pkbook.trajectory import Trajectory, batches
+from pkbook.version import __version__
+
+__all__ = [
+    "Interpolation",
+    "ReplayError",
+    "Trajectory",
+    "__version__",
+    "batches",
+    "data",
+    "gradient_kernel",
+    "interpolate",
+    "losses",
+    "models",
+    "normalised_kernel",
+    "path_kernel",
+    "tangent_features",
+    "two_time_kernel",
+    "weighted_kernel",
+]

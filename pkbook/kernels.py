@@ -1,0 +1,162 @@
+r"""The gradient kernels of the paper: plain, normalised, weighted, two-time.
+
+Every kernel is a Gram matrix of tangent features; :mod:`pkbook.tangent` contracts them.
+Source: arXiv 2603.13872, Definitions 2.1, 3.2 and 3.3.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pkbook.checks import require_module
+from pkbook.tangent import Tree, features, gram, trainable
+
+
+def gradient_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    reduce: str = "trace",
+    parameters: Tree | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    r"""The gradient kernel, eq. (2) of arXiv 2603.13872:
+
+    .. math:: K_{x,x'}(\theta)=\langle\nabla_\theta f(x,\theta),\nabla_\theta f(x',\theta)\rangle .
+
+    For :math:`C` outputs it is the :math:`C\times C` block
+    :math:`\nabla f(x)\,\nabla f(x')^\top`.
+
+    Parameters
+    ----------
+    model : any ``nn.Module`` returning ``[n, C]``; eval mode if it has dropout or BatchNorm.
+    x1, x2 : inputs ``[n1, ...]`` and ``[n2, ...]``; ``x2=None`` means ``x1``.
+    reduce : ``"trace"`` for ``[n1, n2]``, the sum over outputs; ``"diagonal"`` for
+        ``[n1, n2, C]``; ``"full"`` for ``[n1, n2, C, C]``.
+    parameters : the point :math:`\theta` as ``{name: tensor}``; default the model's own.
+    chunk : samples whose features are held at once; default what fits in 256 MiB.
+
+    Raises
+    ------
+    TypeError, ValueError
+        for wrong types, empty or non-finite inputs, another device or dtype, a model without
+        trainable parameters or in train mode with dropout or BatchNorm.
+
+    >>> line = torch.nn.Linear(2, 1)
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    >>> gradient_kernel(line, x)                    # x x'^T + 1, whatever the weights are
+    tensor([[ 6.,  4.],
+            [ 4., 10.]])
+    """
+    return gram(model, x1, x2, reduce=reduce, parameters1=parameters, parameters2=None, chunk=chunk)
+
+
+def normalised_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    parameters: Tree | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    r"""The cosine between tangent features, ``[n1, n2]`` with entries in :math:`[-1,1]`:
+
+    .. math:: \hat K_{x,x'}=\frac{K_{x,x'}}{\sqrt{K_{x,x}\,K_{x',x'}}}
+
+    with the trace over outputs for :math:`C>1` (arXiv 2603.13872, Section 5).  Arguments and
+    errors as in :func:`gradient_kernel`; an input with a zero gradient is refused, because its
+    cosine is not defined.
+
+    >>> line = torch.nn.Linear(1, 1, bias=False)
+    >>> normalised_kernel(line, torch.tensor([[1.0], [-2.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    k = gradient_kernel(model, x1, x2, parameters=parameters, chunk=chunk)
+    if x2 is None:
+        left = right = k.diagonal().sqrt()
+    else:
+        left = feature_norms(model, x1, parameters=parameters)
+        right = feature_norms(model, x2, parameters=parameters)
+    for name, norms in (("x1", left), ("x2", right)):
+        if (norms == 0).any():
+            raise ValueError(
+                f"{name}[{int((norms == 0).nonzero()[0])}] has a zero gradient, so its normalised "
+                "kernel is not defined; leave that input out or use gradient_kernel"
+            )
+    return (k / left[:, None] / right[None, :]).clamp(-1.0, 1.0)
+
+
+def feature_norms(model: nn.Module, x: Tensor, *, parameters: Tree | None = None) -> Tensor:
+    r""":math:`\sqrt{K_{x,x}}` for each input, ``[n]``: the length of its tangent feature.
+
+    >>> feature_norms(torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0]]))
+    tensor([5.])
+    """
+    parameters = trainable(require_module(model)) if parameters is None else parameters
+    squares = [
+        sum(f.flatten(1).square().sum(1) for f in features(model, xi, parameters).values())
+        for xi in x.split(64)
+    ]
+    return torch.cat(squares).sqrt()
+
+
+def weighted_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    weight: Tree,
+    reduce: str = "trace",
+    parameters: Tree | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    r"""The kernel in the geometry of a diagonal weight :math:`A`, eq. (10) of arXiv 2603.13872:
+
+    .. math:: K^{A}_{x,x'}=\nabla f(x,\theta)^\top A\,\nabla f(x',\theta) .
+
+    ``weight`` maps each trainable parameter's name to a scalar or a tensor of its shape, finite
+    and not negative: the preconditioner of RMSprop or Adam, or the learning rate of each group.
+    With all ones it is :func:`gradient_kernel`; shapes and errors are the same.
+
+    >>> line = torch.nn.Linear(1, 1)
+    >>> weighted_kernel(line, torch.tensor([[2.0]]), weight={"weight": 10.0, "bias": 1.0})
+    tensor([[41.]])
+    """
+    return gram(model, x1, x2, reduce=reduce, weight=weight, parameters1=parameters, chunk=chunk)
+
+
+def two_time_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    parameters1: Tree,
+    parameters2: Tree,
+    weight: Tree | None = None,
+    reduce: str = "trace",
+    chunk: int | None = None,
+) -> Tensor:
+    r"""The kernel between two moments of training, eq. (9) of arXiv 2603.13872:
+
+    .. math:: K_{x,x'}(t,s)=\langle\nabla f(x,\theta_t),\nabla f(x',\theta_s)\rangle ,
+
+    with ``parameters1`` :math:`=\theta_t` for ``x1`` and ``parameters2`` :math:`=\theta_s` for
+    ``x2``; an optional diagonal ``weight`` as in :func:`weighted_kernel`.  It is not symmetric
+    unless the two moments coincide.  Shapes and errors as in :func:`gradient_kernel`.
+
+    >>> line = torch.nn.Linear(1, 1, bias=False)
+    >>> early = {"weight": torch.tensor([[0.0]])}; late = {"weight": torch.tensor([[9.0]])}
+    >>> two_time_kernel(line, torch.tensor([[2.0]]), parameters1=late, parameters2=early)
+    tensor([[4.]])
+    """
+    return gram(
+        model,
+        x1,
+        x2,
+        reduce=reduce,
+        weight=weight,
+        parameters1=parameters1,
+        parameters2=parameters2,
+        chunk=chunk,
+    )

@@ -1,0 +1,52 @@
+"""The reader's door to a recorded run: record it, then ask what its samples did."""
+
+from torch import Tensor
+
+from pkbook.interpolation import Interpolation, interpolate, path_kernel
+from pkbook.recording import Recording, batches
+
+__all__ = ["Trajectory", "batches"]
+
+
+class Trajectory(Recording):
+    r"""A recorded run :math:`\theta_0,\theta_1,\dots,\theta_K` of a model, a loss and an optimizer.
+
+    Parameters
+    ----------
+    model : any ``nn.Module`` returning ``[n, C]``.
+    loss : a function of outputs and targets giving one value per sample ``[n]`` (averaged over
+        the batch) or one scalar (used as it is), such as those of :mod:`pkbook.losses` or
+        ``torch.nn.CrossEntropyLoss()``.
+    optimizer : a ``torch.optim.SGD`` over the model's parameters; schedulers are welcome.
+    data : the training set ``(x, y)``, ``N`` samples each.
+    folder : where to keep the run; default in memory.
+    every : steps from one checkpoint to the next.  A replay holds that many parameter states at
+        once, so about :math:`\sqrt K` is best for a run of :math:`K` steps.
+    seed : from it each step draws its own seed, so that dropout masks can be replayed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        for a model without trainable parameters or with BatchNorm in train mode, an optimizer
+        that is not supported or holds other parameters, data that are empty, of different
+        lengths, not finite or on another device, and a loss that does not fit the outputs.
+
+    >>> from pkbook.losses import squared
+    >>> x = torch.tensor([[-1.0], [0.0], [1.0]])
+    >>> line = torch.nn.Linear(1, 1)
+    >>> sgd = torch.optim.SGD(line.parameters(), lr=0.5)
+    >>> run = Trajectory(line, squared, sgd, (x, 2 * x))
+    >>> for batch in batches(3, size=2, steps=40, seed=0):
+    ...     _ = run.step(batch)
+    >>> told = run.interpolate(torch.tensor([[3.0]]))
+    >>> torch.allclose(told.initial + told.contributions.sum(0), told.final)
+    True
+    """
+
+    def interpolate(self, x: Tensor, **options) -> Interpolation:
+        """The change of the prediction at ``x``, sample by sample: :func:`pkbook.interpolate`."""
+        return interpolate(self, x, **options)
+
+    def path_kernel(self, x1: Tensor, x2: Tensor | None = None, **options) -> Tensor:
+        """The kernel summed along the run: :func:`pkbook.path_kernel`."""
+        return path_kernel(self, x1, x2, **options)
