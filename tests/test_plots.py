@@ -283,12 +283,12 @@ def test_neighbours_are_ringed_and_the_anchor_is_starred(ax):
 
 
 def test_bars_are_signed_the_first_on_top(ax):
-    plots.contribution_bars(ax, torch.tensor([0.5, -0.25]), ["one", "two"])
-    up, down = ax.patches
+    plots.contribution_bars(ax, torch.tensor([0.5, -0.25, 0]), ["one", "two", "three"])
+    up, down, _ = ax.patches
     assert (up.get_width(), down.get_width()) == (0.5, -0.25)
     assert (up.get_hatch(), down.get_hatch()) == (None, "///")
     assert ax.transData.transform((0, 0))[1] > ax.transData.transform((0, 1))[1]
-    assert [text.get_text() for text in ax.texts] == ["+0.5", "\N{MINUS SIGN}0.25"]
+    assert [text.get_text() for text in ax.texts] == ["+0.5", "\N{MINUS SIGN}0.25", "0"]
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 4, 4), (2, 4, 4), (2, 3, 4, 4)])

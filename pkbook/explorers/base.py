@@ -19,7 +19,7 @@ from pkbook.explorers.flipbook import flipbook
 from pkbook.plots.inline import checked_alt, close
 from pkbook.plots.tracing import Drawing, id_names, in_scroller, trace
 
-MOST_FRAMES = 60  # some 10 kB each: a page should stay below a megabyte
+MOST_FRAMES = 60  # 10 to 17 kB each: some megabyte on the page
 
 
 def _short(value: object) -> str:

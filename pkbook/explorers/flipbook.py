@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -51,18 +51,15 @@ def _slider(control: "Control") -> str:
     place = control.values.index(control.initial)
     texts = html.escape(json.dumps(control.texts))
     now = html.escape(control.texts[place])
-    longest = max(len(text) for text in control.texts)
     return (
-        f'<label><span class="pk-label">{html.escape(control.label)}</span>'
+        f"<label><span>{html.escape(control.label)}</span>"
         f'<input type="range" min="0" max="{len(control.values) - 1}" step="1" value="{place}" '
         f'autocomplete="off" aria-valuetext="{now}" data-texts="{texts}">'
-        f'<span class="pk-value" aria-hidden="true" style="min-width:{longest}ch">{now}</span>'
-        "</label>"
+        f'<span class="pk-value" aria-hidden="true">{now}</span></label>'
     )
 
 
 def _asset(name: str) -> str:
-    lines: Iterable[str] = (
-        resources.files("pkbook.explorers").joinpath(name).read_text(encoding="utf-8").splitlines()
-    )
-    return "\n".join(line.strip() for line in lines if not line.strip().startswith("//"))
+    text = resources.files("pkbook.explorers").joinpath(name).read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if not line.startswith("//"))

@@ -208,7 +208,7 @@ def contribution_bars(ax: Axes, values, labels: Sequence[str]) -> None:
     for row, height in zip(rows, heights, strict=True):
         side = 1 if height >= 0 else -1
         ax.annotate(
-            f"{height:+.3g}".replace("-", "\N{MINUS SIGN}"),
+            _signed(height),
             (height, row),
             xytext=(4 * side, 0),
             textcoords="offset points",
@@ -260,10 +260,13 @@ def digit_row(axes: Sequence[Axes], images, values=None, labels: Sequence[str] |
             if numbers is not None:
                 spine.set_edgecolor(PLUS if numbers[place] >= 0 else MINUS)
         if numbers is not None:
-            sign = f"{numbers[place]:+.3g}".replace("-", "\N{MINUS SIGN}")
-            ax.set_xlabel(sign, fontsize=10, labelpad=3)
+            ax.set_xlabel(_signed(numbers[place]), fontsize=10, labelpad=3)
         if labels is not None:
             ax.set_title(str(labels[place]), fontsize=10, pad=4)
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.3g}".replace("-", "\N{MINUS SIGN}") if number else "0"
 
 
 def _class_colour(label, place: int) -> str:
