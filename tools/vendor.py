@@ -50,7 +50,7 @@ def lock_digest(root: Path) -> str:
 def install(root: Path) -> None:
     """``npm ci``: exactly the versions of the lock file, checked against its hashes."""
     npm, env = npm_command()
-    command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
     try:
         done = subprocess.run(
             command, cwd=root, env=env, capture_output=True, text=True, timeout=600

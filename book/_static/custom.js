@@ -6,7 +6,8 @@
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 const scrolling =
-  ".cell_output .text_html, .pst-scrollable-table-container, div.math mjx-container, .highlight pre";
+  ".cell_output .text_html, .pk-scroll, .pst-scrollable-table-container, " +
+  "div.math mjx-container, .highlight pre";
 const followed = new WeakSet();
 
 function fade(box) {

@@ -91,7 +91,7 @@ def axe_problems(page: Page, axe: Path) -> list[str]:
 
 
 SHOWN = """slider => {
-  const box = slider.closest('figure, .pk-explorer, .cell_output') || document.body;
+  const box = slider.closest('.pk-flipbook, figure, .cell_output') || document.body;
   const seen = (node) => node.checkVisibility({visibilityProperty: true, opacityProperty: true});
   const parts = [...box.querySelectorAll('svg, img, [data-frame], [data-pk-frame], p, td')];
   return parts.map((node) => seen(node) ? (node.id || node.textContent) : '').join('|');

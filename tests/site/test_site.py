@@ -14,7 +14,7 @@ from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = toc_pages(ROOT)
-BUILT = [*PAGES, "search", "genindex"]  # the last two are Sphinx's own
+BUILT = [*PAGES, "search", "genindex", "prf-prf"]  # the last three are Sphinx's own
 
 
 def prose(page: str) -> str:
