@@ -110,24 +110,24 @@ def _lay_out(drawing: np.ndarray) -> np.ndarray:
     rows, columns = np.flatnonzero(drawing.any(1)), np.flatnonzero(drawing.any(0))
     inked = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = max(inked.shape) / BOX
-    down = _averages(inked.sum(1), scale)
-    across = _averages(inked.sum(0), scale)
-    return np.clip(down @ inked @ across.T, 0, 1)
+    return np.clip(_average(_average(inked, scale).T, scale).T, 0, 1)
 
 
-def _averages(mass: np.ndarray, scale: float) -> np.ndarray:
-    """The matrix [28, length] that averages one axis over pixels of width ``scale``.
+def _average(drawing: np.ndarray, scale: float) -> np.ndarray:
+    """The rows of a drawing averaged over 28 pixels of height ``scale``: [28, width].
 
-    Pixel j covers [c + (j - 14.5) scale, c + (j - 13.5) scale] with c the centre of ``mass``;
-    cell i of the drawing covers [i, i + 1]. An entry is the length both share, over ``scale``.
+    Pixel j covers [c + (j - 14.5) scale, c + (j - 13.5) scale] with c the centre of mass. The sum
+    of the rows above a height is linear between two rows, so its values at the edges are exact.
     """
-    cells = np.arange(len(mass))
-    centre = ((cells + 0.5) * mass).sum() / mass.sum()
-    lowest, highest = len(mass) - (PIXELS - CENTRE) * scale, CENTRE * scale  # all ink inside
+    mass, length = drawing.sum(1), len(drawing)
+    centre = ((np.arange(length) + 0.5) * mass).sum() / mass.sum()
+    lowest, highest = length - (PIXELS - CENTRE) * scale, CENTRE * scale  # all ink inside
     edges = np.clip(centre, lowest, highest) + scale * (np.arange(PIXELS + 1) - CENTRE)
-    first = np.maximum(edges[:-1, None], cells)
-    last = np.minimum(edges[1:, None], cells + 1)
-    return np.maximum(last - first, 0) / scale
+    edges = np.clip(edges, 0, length)
+    row = np.minimum(edges.astype(int), length - 1)
+    above = np.cumsum(drawing, axis=0) - drawing
+    up_to_edge = above[row] + (edges - row)[:, None] * drawing[row]
+    return np.diff(up_to_edge, axis=0) / scale
 
 
 def _check_characters(characters: object) -> None:
