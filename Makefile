@@ -17,7 +17,8 @@ book: $(STAMP) ## build the book and print the page to open
 
 test: $(STAMP) ## package tests, notebooks, and the site in a real browser
 	@$(PY) tools/vendor.py || echo "!! going on without browser assets"
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -rs --nbval-lax tests pkbook book
+	OMP_NUM_THREADS=$$($(PY) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))') \
+	  $(PY) -m pytest -n $(JOBS) --dist loadfile -rfEs --nbval-lax tests pkbook book
 
 lab: $(STAMP) ## open the chapters in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=book

@@ -6,6 +6,7 @@ Each test builds a small book of its own, with the real configuration and a pkbo
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_without_browser_assets_the_book_is_built_and_says_so(book: SmallBook) -
     assert_good(done)
     assert "The browser assets cannot be had: package-lock.json is missing" in done.stdout
     assert "vendor/mathjax" not in book.page("text")
-    assert "https://cdn.jsdelivr.net/npm/mathjax@3" in book.page("text")
+    assert re.search(r'src="https://[^"]+/mathjax@3', book.page("text"))
     built = {path.stem for path in (book.root / "_build" / "html" / "book").glob("*.html")}
     assert built == {"index", "text"}
 
