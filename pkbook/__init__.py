@@ -4,10 +4,10 @@ The companion package of the book.  Source: Guo, He, Morel 2026, *On Interpolati
 Describing Neural Network Generalization*, arXiv 2603.13872.
 """
 
-from pkbook import data, losses, models
+from pkbook import data, explorers, losses, models, plots
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
 from pkbook.kernels import gradient_kernel, normalised_kernel, two_time_kernel, weighted_kernel
-from pkbook.recording import ReplayError
+from pkbook.snapshot import ReplayError
 from pkbook.tangent import tangent_features
 from pkbook.trajectory import Trajectory, batches
 from pkbook.version import __version__
@@ -19,12 +19,14 @@ __all__ = [
     "__version__",
     "batches",
     "data",
+    "explorers",
     "gradient_kernel",
     "interpolate",
     "losses",
     "models",
     "normalised_kernel",
     "path_kernel",
+    "plots",
     "tangent_features",
     "two_time_kernel",
     "weighted_kernel",

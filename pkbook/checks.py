@@ -29,17 +29,6 @@ def require_finite(value: Tensor, name: str) -> Tensor:
     return value
 
 
-def require_inputs(x: object, name: str) -> Tensor:
-    """A non-empty, finite batch of inputs, first dimension the samples."""
-    x = require_tensor(x, name)
-    if x.ndim < 1 or x.shape[0] == 0:
-        raise ValueError(
-            f"{name} must hold at least one sample, got shape {tuple(x.shape)}; "
-            "the first dimension counts the samples"
-        )
-    return require_finite(x, name)
-
-
 def require_whole(value: object, name: str, least: int = 1) -> int:
     """An ``int`` of at least ``least`` (``bool`` is refused)."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -68,20 +57,26 @@ def require_module(model: object) -> nn.Module:
     return model
 
 
-def require_same_place(model: nn.Module, x: Tensor, name: str) -> Tensor:
-    """Inputs on the model's device and, where floating point, in its dtype."""
+def require_inputs(model: nn.Module, x: object, name: str) -> Tensor:
+    """A non-empty, finite batch of inputs on the model's device and in its dtype."""
+    x = require_tensor(x, name)
+    if x.ndim < 1 or x.shape[0] == 0:
+        raise ValueError(
+            f"{name} must hold at least one sample, got shape {tuple(x.shape)}; "
+            "the first dimension counts the samples"
+        )
     parameter = next(p for p in model.parameters() if p.requires_grad)
     if x.device != parameter.device:
         raise ValueError(
-            f"{name} is on {x.device}, the model on {parameter.device}; "
+            f"{name} must be on the model's device {parameter.device}, got {x.device}; "
             f"write {name}.to({str(parameter.device)!r})"
         )
     if x.is_floating_point() and x.dtype != parameter.dtype:
         raise TypeError(
-            f"{name} has dtype {x.dtype}, the model {parameter.dtype}; "
+            f"{name} must have the model's dtype {parameter.dtype}, got {x.dtype}; "
             f"write {name}.to({parameter.dtype})"
         )
-    return x
+    return require_finite(x, name)
 
 
 def _random_in_training(module: nn.Module) -> bool:
@@ -125,7 +120,7 @@ def as_matrix(outputs: object, n: int, what: str = "model") -> Tensor:
 def batch_loss(
     loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor
 ) -> Tensor:
-    """The scalar that one training step descends: a scalar loss as it is, ``[n]`` losses averaged."""
+    """The scalar that a step descends: a scalar loss as it is, ``[n]`` losses averaged."""
     value = require_tensor(loss(outputs, targets), "the value of loss")
     if value.ndim == 0:
         return value

@@ -29,7 +29,6 @@ from pkbook.checks import (
     require_choice,
     require_deterministic,
     require_inputs,
-    require_same_place,
     require_whole,
 )
 from pkbook.optimizers import StepState, memory_of
@@ -42,7 +41,7 @@ RULES = ("gauss", "riemann")
 
 @dataclass(frozen=True)
 class Interpolation:
-    """The change of a prediction, sample by sample.  ``m`` queries, ``C`` outputs, ``N`` samples."""
+    """The change of a prediction sample by sample: ``m`` queries, ``C`` outputs, ``N`` samples."""
 
     initial: Tensor
     r""":math:`f(x,\theta_0)`, ``[m, C]``."""
@@ -122,9 +121,11 @@ def interpolate(
         Gauss-Legendre nodes, error :math:`O(\eta^{2\,\text{nodes}})` on smooth networks.
         ``"riemann"`` takes it at the left end, the plain sum of Theorem 2.2, error
         :math:`O(\eta)`.
-    tolerance : with ``"gauss"``, a step whose own residual is too large is bisected until all
-        residuals together are at most ``tolerance`` times the change of that query, or until it
-        has ``most_pieces`` pieces.  ``None``: never bisect.
+    tolerance : with ``"gauss"``, a step whose own residual is too large is bisected, until three
+        times the root sum of squares of all residuals is at most ``tolerance`` times the change of
+        that query, or until the step has ``most_pieces`` pieces.  Residuals at kinks have random
+        signs, so their sum then stays below ``tolerance`` (three standard deviations); what it
+        really is stands in ``remainder`` and ``completeness``.  ``None``: never bisect.
     progress : show a bar over the steps.
 
     Returns
@@ -148,7 +149,7 @@ def interpolate(
         raise ValueError(f"tolerance must be a positive number or None, got {tolerance!r}")
     if len(run) == 0:
         raise ValueError("run has no step yet: call run.step(batch) before interpolate")
-    require_same_place(run.model, require_inputs(x, "x"), "x")
+    require_inputs(run.model, x, "x")
     with evaluating(run.model):
         require_deterministic(run.model)
     recursion = _Recursion(run, x, outputs, rule, nodes, tolerance, most_pieces)
@@ -178,7 +179,7 @@ class _Recursion:
         self.budget = None
         if tolerance is not None and rule == "gauss":
             size = (self.final.double() - self.initial.double()).norm(dim=1, keepdim=True)
-            self.budget = (tolerance * size).expand_as(self.remainder).clone()
+            self.budget = (tolerance * size / 3).square().expand_as(self.remainder).clone()
 
     def _predict(self, model: nn.Module) -> Tensor:
         return evaluate(model, self.x, trainable(model), self.chosen)
@@ -199,16 +200,16 @@ class _Recursion:
         model.eval()
         if self.rule == "riemann":
             return left_features(model, self.x, start, end, self.chosen)
-        allowed = None if self.budget is None else self.budget / (k + 1)
+        allowed = None if self.budget is None else (self.budget / (k + 1)).sqrt()
         average, residual, self.pieces[k] = average_features(
             model, self.x, start, end, self.chosen, self.nodes, allowed, self.most_pieces
         )
         if self.budget is not None:  # what a step did not use is left for the steps before it
-            self.budget = (self.budget - residual.abs()).clamp_min(0.0)
+            self.budget = (self.budget - residual.square()).clamp_min(0.0)
         return average, residual
 
     def _meet(self, k: int, before: StepState, u: Tree, model: nn.Module) -> Tensor:
-        r"""Contributions of the batch, ``[B, m, C]``: :math:`\mp\,\partial_f L\cdot\nabla f_i\,u`."""
+        r"""Contributions of the batch, ``[B, m, C]``: :math:`\mp\partial_f L\cdot\nabla f_i\,u`."""
         record = self.run.store.steps[k]
         training = set(record.training)
         for name, module in model.named_modules():

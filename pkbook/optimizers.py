@@ -78,7 +78,7 @@ class SGDMemory:
 
     @staticmethod
     def own_terms(state: StepState, u: Tree) -> dict[str, Tensor]:
-        r"""What the step did for no sample's sake: weight decay, :math:`-\lambda\langle u,\theta\rangle`."""
+        r"""What belongs to no sample: weight decay, :math:`-\lambda\langle u,\theta\rangle`."""
         total = 0.0
         for name, v in u.items():
             decay = state.settings[name]["weight_decay"]

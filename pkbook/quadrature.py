@@ -79,9 +79,11 @@ def average_features(
 ) -> tuple[Tree, Tensor, int]:
     r"""The averaged gradient ``{name: [m, C, *shape]}``, its residual ``[m, C]``, and the pieces.
 
-    Halves the sub-interval with the largest residual until, for every query and output, the
-    residuals add up (in absolute value) to at most ``allowed`` ``[m, C]``, or ``most_pieces``
-    is reached.  The residual is never hidden: it is returned.
+    Halves the sub-interval with the largest residual until, for every query and output, both the
+    sum of the residuals :math:`r_p` and their root sum of squares are at most ``allowed``
+    ``[m, C]``, or ``most_pieces`` is reached.  (The sum alone could be small by luck; at kinks the
+    signs are those of a coin, so the sum of absolute values would ask for far too much.)  What
+    remains is returned.
     """
     segment = _Segment(model, x, start, end, chosen)
 
@@ -94,11 +96,11 @@ def average_features(
         rounding = 8 * torch.finfo(pieces[0][2].dtype).eps * pieces[0][2].abs().double()
         allowed = torch.maximum(allowed, rounding)
     while allowed is not None and len(pieces) < most_pieces:
-        excess = torch.stack([p[5].abs() for p in pieces])
-        over = excess.sum(0) > allowed
+        residuals = torch.stack([p[5] for p in pieces])
+        over = torch.maximum(residuals.sum(0).abs(), residuals.norm(dim=0)) > allowed
         if not over.any():
             break
-        worst = int((excess / allowed)[:, over].amax(1).argmax())
+        worst = int((residuals.abs() / allowed)[:, over].amax(1).argmax())
         a, b, fa, fb = pieces.pop(worst)[:4]
         middle = (a + b) / 2
         f = segment.value(middle)

@@ -22,20 +22,16 @@ from pkbook.checks import (
     require_finite,
     require_inputs,
     require_module,
-    require_same_place,
     require_tensor,
     require_whole,
 )
 from pkbook.optimizers import StepState, memory_of, settings_of
+from pkbook.snapshot import fingerprint, put_back, require_same, snapshot
 from pkbook.storage import FolderStore, MemoryStore, StepRecord
 from pkbook.tangent import Tree
 from pkbook.version import __version__
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class ReplayError(RuntimeError):
-    """A replayed segment did not end where the recorded one did."""
 
 
 @contextmanager
@@ -67,7 +63,7 @@ class Recording:
         self.store = MemoryStore()
         if folder is not None:
             self.store = FolderStore.create(folder, self._manifest())
-        self.store.save(0, self._state())
+        self.store.save(0, snapshot(self.model, self.optimizer))
 
     @classmethod
     def open(
@@ -96,7 +92,7 @@ class Recording:
         last = max((k for k in run.store.saved() if k <= len(run)), default=None)
         if last is None:
             raise ValueError(f"folder {str(folder)!r} has no checkpoint to start from")
-        run._restore(run.store.load(last), run.model, run.optimizer)
+        put_back(run.store.load(last), run.model, run.optimizer)
         for k in range(last, len(run)):
             run._repeat(run.store.steps[k], run.model, run.optimizer)
         return run
@@ -146,7 +142,7 @@ class Recording:
         record = StepRecord(**{**record.__dict__, "loss": value.item()})
         self.store.append(record)
         if (k + 1) % self.every == 0:
-            self.store.save(k + 1, self._state())
+            self.store.save(k + 1, snapshot(self.model, self.optimizer))
         return value
 
     def parameters(self, k: int) -> Tree:
@@ -162,7 +158,7 @@ class Recording:
             raise ValueError(f"k must lie in 0..{len(self)} (the steps made), got {k}")
         start = max(c for c in self.store.saved() if c <= k)
         model, optimizer = self._copy()
-        self._restore(self.store.load(start), model, optimizer)
+        put_back(self.store.load(start), model, optimizer)
         for step in range(start, k):
             self._repeat(self.store.steps[step], model, optimizer)
         return model.eval()
@@ -175,13 +171,13 @@ class Recording:
         """
         model, optimizer = self._copy()
         starts = [c for c in self.store.saved() if c < len(self)]
-        stop, end = len(self), self._state()
+        stop, end = len(self), snapshot(self.model, self.optimizer)
         for start in reversed(starts):
-            self._restore(self.store.load(start), model, optimizer)
+            put_back(self.store.load(start), model, optimizer)
             states = [
                 self._repeat(self.store.steps[k], model, optimizer) for k in range(start, stop)
             ]
-            self._compare(start, stop, end, self._state(model, optimizer))
+            require_same(start, stop, end, snapshot(model, optimizer))
             states.append(StepState(self._moving(model), {}, frozenset(), frozenset()))
             yield start, states, model
             stop, end = start, self.store.load(start)
@@ -224,7 +220,7 @@ class Recording:
         if not torch.isfinite(value):
             raise ValueError(
                 f"loss is {value.item()} at step {k}; the step was not made and the path up to "
-                f"step {k} is kept: lower the learning rate or look at the samples {record.batch[:8]}"
+                f"step {k} is kept: lower the learning rate or look at samples {record.batch[:8]}"
             )
         value.backward()
         for name, p in model.named_parameters():
@@ -261,52 +257,11 @@ class Recording:
         """Model and optimizer copied together, so that the copy's optimizer moves the copy."""
         return copy.deepcopy((self.model, self.optimizer))
 
-    def _state(self, model=None, optimizer=None) -> dict[str, Tensor]:
-        """Everything a step depends on, as one flat dict of tensors."""
-        model, optimizer = model or self.model, optimizer or self.optimizer
-        by_id = {id(p): name for name, p in model.named_parameters()}
-        tensors = {f"parameter/{n}": p.detach() for n, p in model.named_parameters()}
-        tensors |= {f"buffer/{n}": b for n, b in model.named_buffers()}
-        for p, state in optimizer.state.items():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer/{by_id[id(p)]}/{key}"] = value
-        return tensors
-
-    def _restore(self, tensors: dict[str, Tensor], model, optimizer) -> None:
-        by_name = dict(model.named_parameters())
-        buffers = dict(model.named_buffers())
-        optimizer.state.clear()
-        with torch.no_grad():
-            for full, value in tensors.items():
-                kind, _, name = full.partition("/")
-                if kind == "parameter":
-                    by_name[name].copy_(value)
-                elif kind == "buffer":
-                    buffers[name].copy_(value)
-                else:
-                    name, _, key = name.rpartition("/")
-                    p = by_name[name]
-                    optimizer.state[p][key] = value.to(p.device, copy=True)
-
-    @staticmethod
-    def _compare(start: int, stop: int, recorded: dict, replayed: dict) -> None:
-        """The integrity check: the replayed segment ends on the recorded bits."""
-        for name, value in recorded.items():
-            other = replayed[name]
-            if not torch.equal(value, other.to(value.device)):
-                gap = (value.double() - other.to(value.device).double()).abs().max().item()
-                raise ReplayError(
-                    f"steps {start} to {stop} replayed differently from the recorded run: {name} "
-                    f"is off by {gap:.3g}. Was the model changed outside of step(), or is this "
-                    "another machine, thread count or library version?"
-                )
-
     def _manifest(self) -> dict:
         return {
             "pkbook": __version__,
             "samples": len(self.x),
-            "data": _fingerprint(self.x, self.y),
+            "data": fingerprint(self.x, self.y),
             "parameters": {n: list(p.shape) for n, p in self.model.named_parameters()},
             "optimizer": type(self.optimizer).__name__,
             "trained": self.names,
@@ -318,39 +273,34 @@ class Recording:
 def _checked_data(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError("data must be a pair (x, y) of tensors with one row per sample")
-    x = require_same_place(model, require_inputs(data[0], "x"), "x")
-    y = require_finite(require_tensor(data[1], "y"), "y")
+    x = require_inputs(model, data[0], "x")
+    y = require_tensor(data[1], "y")
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(
             f"x and y must have one row per sample each, got {len(x)} rows in x and "
             f"shape {tuple(y.shape)} for y"
         )
     if y.device != x.device:
-        raise ValueError(f"y is on {y.device}, x on {x.device}; write y.to({str(x.device)!r})")
-    return x, y
+        raise ValueError(
+            f"y must be on the device of x, {x.device}, got {y.device}; "
+            f"write y.to({str(x.device)!r})"
+        )
+    return x, require_finite(y, "y")
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
-                f"layer {name!r} ({type(module).__name__}) is in train mode: its running statistics "
-                "change outside of the optimizer's step, and no sample's gradient accounts for "
-                "that; put it in eval mode or use GroupNorm or LayerNorm"
+                f"layer {name!r} ({type(module).__name__}) is in train mode: its running "
+                "statistics change outside of the optimizer's step, and no sample's gradient "
+                "accounts for that; put it in eval mode or use GroupNorm or LayerNorm"
             )
 
 
 def _step_seed(seed: int, k: int) -> int:
     """A seed for step ``k``: a fixed mixing of the run's seed and the step's number."""
     return zlib.crc32(f"{seed}:{k}".encode())
-
-
-def _fingerprint(*tensors: Tensor) -> str:
-    crc = 0
-    for t in tensors:
-        crc = zlib.crc32(f"{t.dtype} {tuple(t.shape)}".encode(), crc)
-        crc = zlib.crc32(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
 
 
 def batches(n: int, *, size: int | None = None, steps: int, seed: int = 0) -> Iterator[Tensor]:

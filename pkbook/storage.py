@@ -10,10 +10,11 @@ import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from pkbook.snapshot import fingerprint
 
 FORMAT = 1
 
@@ -118,14 +119,14 @@ class FolderStore:
 
     def save(self, k: int, tensors: dict[str, Tensor]) -> None:
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        _write_whole(self._checkpoint(k), save(tensors, metadata={"crc32": _checksum(tensors)}))
+        _write_whole(self._checkpoint(k), save(tensors, metadata={"checksum": _checksum(tensors)}))
 
     def load(self, k: int) -> dict[str, Tensor]:
         path = self._checkpoint(k)
         try:
             with safe_open(path, framework="pt") as f:
-                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-                whole = (f.metadata() or {}).get("crc32") == _checksum(tensors)
+                tensors = {name: f.get_tensor(name) for name in f.keys()}
+                whole = (f.metadata() or {}).get("checksum") == _checksum(tensors)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
         if not whole:
@@ -137,17 +138,13 @@ class FolderStore:
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:
-    """CRC-32 over names, types, shapes and bytes of all tensors."""
-    crc = 0
-    for name in sorted(tensors):
-        t = tensors[name].detach().cpu().contiguous()
-        crc = zlib.crc32(f"{name} {t.dtype} {tuple(t.shape)}".encode(), crc)
-        crc = zlib.crc32(t.flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
+    """One fingerprint of all tensors and their names."""
+    names = sorted(tensors)
+    return f"{zlib.crc32(' '.join(names).encode()):08x}" + fingerprint(*map(tensors.get, names))
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write, flush to disk, then rename: a reader sees the old file or the new one, never a part."""
+    """Write, flush to disk, rename: a reader sees the old file or the new one, never a part."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as f:
         f.write(content)

@@ -26,7 +26,6 @@ from pkbook.checks import (
     require_finite,
     require_inputs,
     require_module,
-    require_same_place,
     require_whole,
 )
 
@@ -48,7 +47,7 @@ def count(parameters: Tree) -> int:
 
 
 def inner(features: Tree, vector: Tree) -> Tensor:
-    r"""Contract features ``[..., *shape]`` with one vector ``[*shape]``: :math:`\langle\varphi,v\rangle`."""
+    r"""Features ``[..., *shape]`` times a vector ``[*shape]``: :math:`\langle\varphi,v\rangle`."""
     total = None
     for name, v in vector.items():
         part = features[name].flatten(-v.ndim) if v.ndim else features[name].unsqueeze(-1)
@@ -60,7 +59,7 @@ def inner(features: Tree, vector: Tree) -> Tensor:
 def _checked(model: nn.Module, x: Tensor, parameters: Tree | None, name: str) -> Tree:
     """Front-door checks of one (model, inputs, parameters) triple; returns the parameters used."""
     require_deterministic(require_module(model))
-    require_same_place(model, require_inputs(x, name), name)
+    require_inputs(model, x, name)
     own = trainable(model)
     if parameters is None:
         parameters = own
@@ -185,7 +184,8 @@ def _weight_row(weight: Tree | None, parameters: Tree) -> Tensor | None:
     if not isinstance(weight, dict) or set(weight) != set(parameters):
         raise ValueError(
             "weight must be a dict with one entry per trainable parameter "
-            f"({', '.join(parameters)}), got {list(weight) if isinstance(weight, dict) else weight!r}"
+            f"({', '.join(parameters)}), got "
+            f"{list(weight) if isinstance(weight, dict) else weight!r}"
         )
     rows = []
     for name, p in parameters.items():
@@ -261,7 +261,7 @@ def gram(
 def pushforward(
     forward: Callable[[Tree], Tensor], parameters: Tree, directions: Tree
 ) -> tuple[Tensor, Tensor]:
-    r"""Outputs and their derivatives along many directions: :math:`f_i` and :math:`\nabla f_i\,u_m`.
+    r"""Outputs :math:`f_i` and their derivatives along directions, :math:`\nabla f_i\,u_m`.
 
     ``forward`` maps a tree of parameters to outputs ``[n, C]``; ``directions`` holds
     ``{name: [M, *shape]}``.  Returns outputs ``[n, C]`` and derivatives ``[M, n, C]``.
