@@ -1,0 +1,242 @@
+"""E1 and E2: numbers recounted by hand, faults planted on purpose, claims on fresh seeds."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import pkbook as pk
+from pkbook.experiments import neighbours, one_dimensional
+
+TINY = neighbours.Config(
+    widths=(8,), samples=40, neighbours=7, batch=10, epochs=(0, 1, 3), seeds=(0, 5)
+)
+TINY_LINE = one_dimensional.Config(width=6, samples=16, steps=5, seeds=(0, 5))
+
+
+def equal(a, b):
+    pairs = ((getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return all(torch.equal(v, w) if isinstance(v, torch.Tensor) else v == w for v, w in pairs)
+
+
+@pytest.fixture(scope="module")
+def ring():
+    return neighbours.run(TINY)
+
+
+@pytest.fixture(scope="module")
+def line():
+    return one_dimensional.run(TINY_LINE)
+
+
+# ---- E1 -------------------------------------------------------------------------------------
+
+
+def share_by_hand(similarity, y, count):
+    """Plain lists and sorting; ties do not occur among real numbers."""
+    rows, labels, shares = similarity.tolist(), y.flatten().tolist(), []
+    for i, row in enumerate(rows):
+        others = sorted((j for j in range(len(row)) if j != i), key=lambda j: -row[j])
+        shares.append(sum(labels[j] == labels[i] for j in others[:count]) / count)
+    return shares
+
+
+def test_the_share_is_what_counting_by_hand_gives(ring):
+    assert ring.share.shape == ring.accuracy.shape == ring.push.shape == (2, 3)
+    for epoch in range(3):
+        by_hand = share_by_hand(ring.kernels[epoch], ring.y, 7)
+        assert ring.share[0, epoch].item() == pytest.approx(sum(by_hand) / 40, abs=1e-6)
+    by_hand = share_by_hand(-torch.cdist(ring.x, ring.x), ring.y, 7)
+    assert ring.euclidean[0].item() == pytest.approx(sum(by_hand) / 40, abs=1e-6)
+
+
+def test_the_kernels_are_those_of_a_plain_loop(ring):
+    """The first seed trained again without the package's loop, kernels by naive autograd."""
+    x, y = pk.data.ring_and_disk(40, generator=torch.Generator().manual_seed(0))
+    model = pk.models.mlp(2, 8, 1, seed=0)
+    for batch in pk.batches(40, size=10, steps=12, seed=0):
+        loss = 0.5 * (model(x[batch]) - y[batch]).square().mean()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.4 * gradient
+    arrows = []
+    for point in x:
+        gradients = torch.autograd.grad(model(point).sum(), list(model.parameters()))
+        arrows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    unit = torch.stack(arrows) / torch.stack(arrows).norm(dim=1, keepdim=True)
+    expected = unit @ unit.T
+    torch.testing.assert_close(ring.kernels[-1], expected, rtol=1e-3, atol=1e-4)
+    f = model(x).detach()
+    assert ring.push[0, -1].item() == pytest.approx((f - y).abs().mean().item(), rel=1e-3)
+    assert ring.accuracy[0, -1].item() == ((f > 0) == (y > 0)).float().mean().item()
+
+
+def test_shuffled_labels_leave_half_of_the_neighbours_alike():
+    """A planted fault: labels that have nothing to do with the points.
+
+    600 anchors with 100 neighbours each; from one shuffle to the next the mean share varies by
+    about 0.01, so 0.04 is four standard deviations, and 0.75 (the right labels) far outside.
+    """
+    x, y = pk.data.ring_and_disk(600)
+    similarity = -torch.cdist(x, x)
+    shuffled = y[torch.randperm(600, generator=torch.Generator().manual_seed(0))]
+    right = neighbours.same_label_share(similarity, y, 100).mean().item()
+    wrong = neighbours.same_label_share(similarity, shuffled, 100).mean().item()
+    assert abs(wrong - 0.5) < 0.04 < 0.2 < right - 0.5
+
+
+def test_a_run_repeats_itself_and_leaves_the_global_state_alone(ring):
+    before = torch.get_rng_state()
+    assert equal(neighbours.run(TINY), ring)
+    assert torch.equal(torch.get_rng_state(), before)
+    other = neighbours.run(replace(TINY, rate=0.1))
+    assert not torch.equal(other.share, ring.share)
+
+
+@pytest.mark.parametrize("y", [-1.0, 1.0])
+@pytest.mark.parametrize("f", [-2.0, 0.3, 1.7])
+def test_the_two_twin_losses_are_their_formulas(f, y):
+    output, target = torch.tensor([[f]], dtype=torch.float64), torch.tensor([[y]]).double()
+    hinge = 0.5 * max(0.0, 1 - y * f) ** 2
+    soft = 0.9 * math.log1p(math.exp(-y * f)) + 0.1 * math.log1p(math.exp(y * f))
+    assert neighbours.squared_hinge(output, target).tolist() == pytest.approx([hinge])
+    assert neighbours.soft_logistic(output, target).tolist() == pytest.approx([soft])
+
+
+def test_two_sided_losses_pull_back_and_one_sided_ones_do_not():
+    far, target = torch.full((1, 1), 8.0, requires_grad=True), torch.ones(1, 1)
+    for name, loss in neighbours.LOSSES.items():
+        (slope,) = torch.autograd.grad(loss(far, target).sum(), far)
+        assert (slope.item() > 0.05) == (name in neighbours.TWO_SIDED)
+
+
+def test_e1_on_a_seed_that_the_chapter_does_not_use():
+    shares = {}
+    for loss in ("squared", "logistic"):
+        config = neighbours.Config.quick(loss=loss, epochs=(0, 100), seeds=(7,))
+        result = neighbours.run(config)
+        assert result.accuracy[0, -1] == 1
+        shares[loss] = result.share[0].tolist()
+    assert shares["squared"][0] == pytest.approx(0.75, abs=0.05)
+    assert shares["squared"][1] >= 0.93
+    assert shares["logistic"][1] < 0.93
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "cubic"}, "loss: expected one of squared"),
+        ({"epochs": ()}, "epochs: expected increasing"),
+        ({"epochs": (5, 0)}, "epochs: expected increasing"),
+        ({"neighbours": 600}, "neighbours: expected 1 to 599"),
+        ({"batch": 0}, "batch: expected 1 to 600"),
+        ({"seeds": ()}, "seeds: expected at least one"),
+    ],
+)
+def test_e1_refuses_settings_that_make_no_sense(change, message):
+    with pytest.raises(ValueError, match=message):
+        neighbours.Config(**change)
+
+
+def test_e1_draws_its_three_figures(ring):
+    other = neighbours.run(replace(TINY, loss="logistic"))
+    for figure in (
+        neighbours.draw(ring),
+        neighbours.draw_regions([ring, other]),
+        neighbours.draw_losses([ring, other]),
+    ):
+        assert isinstance(figure, Figure)
+        assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+
+
+def test_the_anchors_carry_the_label_of_their_name(ring):
+    for name, place in neighbours.anchors(ring.x, ring.y).items():
+        assert ring.y[place].item() == (1 if name.startswith("ring") else -1)
+
+
+# ---- E2 -------------------------------------------------------------------------------------
+
+
+def profile_by_hand(kernel, h):
+    n, across, inside = len(kernel), [], []
+    for i in range(n - h):
+        (across if i < n / 2 <= i + h else inside).append(kernel[i, i + h].item())
+    return sum(across) / len(across), sum(inside) / len(inside)
+
+
+def test_the_profile_is_what_averaging_by_hand_gives(line):
+    for f in range(2):
+        for h in range(1, 5):
+            across, inside = profile_by_hand(line.kernels[f], h)
+            assert line.across[f, 0, h - 1].item() == pytest.approx(across, abs=1e-6)
+            assert line.inside[f, 0, h - 1].item() == pytest.approx(inside, abs=1e-6)
+            step = (line.x[h] - line.x[0]).item()
+            assert line.distance[h - 1].item() == pytest.approx(step, rel=1e-5)
+
+
+def test_a_kernel_of_the_distance_alone_has_no_gap():
+    """What the measure must not see: a smooth kernel that does not know where the jump is."""
+    x, _ = pk.data.sine(100)
+    across, inside = one_dimensional.profile(torch.exp(-((x - x.T) ** 2)))
+    torch.testing.assert_close(across, inside)
+    jump = torch.sign(x) * torch.sign(x.T)
+    across, inside = one_dimensional.profile(jump)
+    assert (inside == 1).all()
+    assert (across == -1).all()
+
+
+def test_e2_repeats_itself_and_leaves_the_global_state_alone(line):
+    before = torch.get_rng_state()
+    assert equal(one_dimensional.run(TINY_LINE), line)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_e2_results_belong_to_the_network_they_name(line):
+    model = pk.models.mlp(1, 6, 1, activation="tanh", seed=0)
+    start = profile_by_hand(pk.normalised_kernel(model, line.x), 2)
+    measured = (line.across_start[0, 1].item(), line.inside_start[0, 1].item())
+    assert measured == pytest.approx(start, abs=1e-6)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (0.5 * (model(line.x) - line.y[1]).square().mean()).backward()
+        optimizer.step()
+    torch.testing.assert_close(line.fits[1], model(line.x).detach(), rtol=1e-3, atol=1e-4)
+    loss = 0.5 * (model(line.x) - line.y[1]).square().mean().item()
+    assert line.loss[1, 0].item() == pytest.approx(loss, rel=1e-3)
+
+
+def test_e2_on_a_seed_that_the_chapter_does_not_use():
+    result = one_dimensional.run(one_dimensional.Config.quick(seeds=(7,)))
+    sine, square = (result.inside - result.across)[:, 0, result.at(0.6)].tolist()
+    assert square > 0.3
+    assert sine < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": ("cosine",)}, "targets: expected sine or square wave"),
+        ({"samples": 15}, "samples: expected an even number"),
+        ({"seeds": ()}, "targets, seeds: expected at least one"),
+    ],
+)
+def test_e2_refuses_settings_that_make_no_sense(change, message):
+    with pytest.raises(ValueError, match=message):
+        one_dimensional.Config(**change)
+
+
+def test_e2_draws_its_two_figures(line):
+    for figure in (one_dimensional.draw(line), one_dimensional.draw_profile(line)):
+        assert isinstance(figure, Figure)
+        assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+
+
+@pytest.mark.parametrize("experiment", [neighbours, one_dimensional])
+def test_full_is_larger_than_quick_and_both_take_changes(experiment):
+    quick, full = experiment.Config.quick(), experiment.Config.full()
+    assert len(full.seeds) > len(quick.seeds)
+    assert experiment.Config.full(seeds=(3,)).seeds == experiment.Config.quick(seeds=(3,)).seeds
