@@ -334,3 +334,28 @@ POINTS = np.zeros((3, 2))
 def test_drawings_refuse(ax, call, error, message):
     with pytest.raises(error, match=message):
         call(ax)
+
+
+def test_a_waterfall_ends_on_the_sum(ax):
+    end = plots.waterfall(ax, -1.0, [3.0, -0.5], ["up", "down"], [np.eye(4), None], query=np.eye(4))
+    assert end == pytest.approx(1.5)
+    columns = [p for p in ax.patches if p.get_width() == pytest.approx(0.72)]
+    spans = [(p.get_x() + 0.36, p.get_y(), p.get_y() + p.get_height()) for p in columns]
+    assert spans[:2] == [pytest.approx((1, -1, 2)), pytest.approx((2, 2, 1.5))]
+    assert [t.get_text() for t in ax.texts] == [
+        "+3.00",
+        "\N{MINUS SIGN}0.50",
+        "\N{MINUS SIGN}1.00",
+        "1.50",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"labels": ["a"]}, "labels: expected 2"), ({"images": [None]}, "images: expected 2"),
+     ({"parts": [1.0, float("nan")]}, "parts: NaN")],
+)  # fmt: skip
+def test_a_waterfall_refuses_what_does_not_fit(ax, change, message):
+    given = {"initial": 0.0, "parts": [1.0, 2.0], "labels": ["a", "b"]} | change
+    with pytest.raises(ValueError, match=message):
+        plots.waterfall(ax, **given)

@@ -25,6 +25,7 @@ from pkbook.plots.house import (
     symmetric_norm,
 )
 from pkbook.plots.inline import show, svg
+from pkbook.plots.waterfall import waterfall
 
 __all__ = [
     "CLASS_COLOURS",
@@ -46,4 +47,5 @@ __all__ = [
     "style",
     "svg",
     "symmetric_norm",
+    "waterfall",
 ]

@@ -45,8 +45,8 @@ def kernel_matrix(
 
     Raises TypeError if `ax` is no Axes, ValueError if shapes do not fit or an entry is not finite.
     """
-    _checked_axes(ax)
-    values = _finite("kernel", kernel, dimensions=2)
+    checked_axes(ax)
+    values = finite("kernel", kernel, dimensions=2)
     if labels is not None:
         labels = _array(labels).reshape(-1)
         if values.shape != (len(labels), len(labels)):
@@ -106,14 +106,14 @@ def decision_region(
     Raises TypeError if `ax` is no Axes, ValueError if the extent is empty or the values are not
     finite or not one for each point.
     """
-    _checked_axes(ax)
+    checked_axes(ax)
     left, right, bottom, top = extent
     if not (left < right and bottom < top):
         raise ValueError(f"extent: expected (left, right, bottom, top) in order, got {extent}")
     values = model
     if not isinstance(model, np.ndarray | torch.Tensor):
         values = _on_grid(model, extent, resolution)
-    values = _finite("model", values, dimensions=2)
+    values = finite("model", values, dimensions=2)
     tint = np.empty((*values.shape, 4))
     tint[..., :3] = np.where(values[..., None] > 0, to_rgb(PLUS), to_rgb(MINUS))
     strength = np.abs(values) / (np.abs(values).max() or 1.0)
@@ -156,8 +156,8 @@ def neighbours(ax: Axes, x, y, anchor: int, index, *, names: dict | None = None)
 
     Raises TypeError if `ax` is no Axes, ValueError if shapes, labels or places do not fit.
     """
-    _checked_axes(ax)
-    points = _finite("x", x, dimensions=2)
+    checked_axes(ax)
+    points = finite("x", x, dimensions=2)
     labels = _array(y).reshape(-1)
     if points.shape[1] != 2 or len(labels) != len(points):
         raise ValueError(
@@ -196,8 +196,8 @@ def contribution_bars(ax: Axes, values, labels: Sequence[str]) -> None:
     Raises TypeError if `ax` is no Axes, ValueError if there are no values, lengths differ or a
     value is not finite.
     """
-    _checked_axes(ax)
-    heights = _finite("values", values, dimensions=1)
+    checked_axes(ax)
+    heights = finite("values", values, dimensions=1)
     if len(labels) != len(heights):
         raise ValueError(f"labels: expected {len(heights)} texts, got {len(labels)}")
     rows = np.arange(len(heights))
@@ -208,7 +208,7 @@ def contribution_bars(ax: Axes, values, labels: Sequence[str]) -> None:
     for row, height in zip(rows, heights, strict=True):
         side = 1 if height >= 0 else -1
         ax.annotate(
-            _signed(height),
+            signed(height),
             (height, row),
             xytext=(4 * side, 0),
             textcoords="offset points",
@@ -237,7 +237,7 @@ def digit_row(axes: Sequence[Axes], images, values=None, labels: Sequence[str] |
     """
     axes = list(np.atleast_1d(np.asarray(axes, dtype=object)).ravel())
     for ax in axes:
-        _checked_axes(ax)
+        checked_axes(ax)
     pictures = _array(images)
     if pictures.ndim == 4 and pictures.shape[1] in (1, 3):
         pictures = np.moveaxis(pictures, 1, -1)
@@ -247,7 +247,7 @@ def digit_row(axes: Sequence[Axes], images, values=None, labels: Sequence[str] |
         raise ValueError(
             f"images: expected [n, 1, h, w], [n, 3, h, w] or [n, h, w], got {pictures.shape}"
         )
-    numbers = None if values is None else _finite("values", values, dimensions=1)
+    numbers = None if values is None else finite("values", values, dimensions=1)
     for name, given in (("images", pictures), ("values", numbers), ("labels", labels)):
         if given is not None and len(given) != len(axes):
             raise ValueError(f"{name}: expected {len(axes)}, one for each axes, got {len(given)}")
@@ -260,12 +260,13 @@ def digit_row(axes: Sequence[Axes], images, values=None, labels: Sequence[str] |
             if numbers is not None:
                 spine.set_edgecolor(PLUS if numbers[place] >= 0 else MINUS)
         if numbers is not None:
-            ax.set_xlabel(_signed(numbers[place]), fontsize=10, labelpad=3)
+            ax.set_xlabel(signed(numbers[place]), fontsize=10, labelpad=3)
         if labels is not None:
             ax.set_title(str(labels[place]), fontsize=10, pad=4)
 
 
-def _signed(number: float) -> str:
+def signed(number: float) -> str:
+    """A number with its sign, three digits."""
     return f"{number:+.3g}".replace("-", "\N{MINUS SIGN}") if number else "0"
 
 
@@ -273,7 +274,8 @@ def _class_colour(label, place: int) -> str:
     return CLASS_COLOURS.get(label.item(), PALETTE[place % len(PALETTE)])
 
 
-def _checked_axes(ax: Axes) -> None:
+def checked_axes(ax: Axes) -> None:
+    """TypeError if ``ax`` is no Axes."""
     if not isinstance(ax, Axes):
         raise TypeError(f"ax: expected matplotlib Axes, got {type(ax).__name__}")
 
@@ -282,7 +284,8 @@ def _array(values) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _finite(name: str, values, *, dimensions: int) -> np.ndarray:
+def finite(name: str, values, *, dimensions: int) -> np.ndarray:
+    """``values`` as a float array; ValueError if empty, of other dimensions, or not finite."""
     array = _array(values).astype(float)
     if array.ndim != dimensions or array.size == 0:
         raise ValueError(
