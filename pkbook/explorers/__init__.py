@@ -1,5 +1,6 @@
 """Pictures that answer to sliders: live in JupyterLab, a flipbook on the page."""
 
-from pkbook.explorers.base import Control, Explorer, Frame
+from pkbook.explorers.base import Explorer
+from pkbook.explorers.controls import Control, Frame
 
 __all__ = ["Control", "Explorer", "Frame"]

@@ -4,15 +4,12 @@ import html
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING
 
+from pkbook.explorers.controls import Control, Frame
 from pkbook.plots.tracing import id_names, in_scroller, write_definitions
 
-if TYPE_CHECKING:
-    from pkbook.explorers.base import Control, Frame
 
-
-def flipbook(controls: Sequence["Control"], frames: Sequence["Frame"]) -> str:
+def flipbook(controls: Sequence[Control], frames: Sequence[Frame]) -> str:
     """One `<div>` with native sliders, all `frames` (last control fastest), style and script.
 
     It needs no kernel and no other file, so it works from a disk as well. Frames share their
@@ -47,7 +44,7 @@ def flipbook(controls: Sequence["Control"], frames: Sequence["Frame"]) -> str:
     )
 
 
-def _slider(control: "Control") -> str:
+def _slider(control: Control) -> str:
     place = control.values.index(control.initial)
     texts = html.escape(json.dumps(control.texts))
     now = html.escape(control.texts[place])
