@@ -98,7 +98,7 @@ def _draw(character: str, face: str) -> np.ndarray:
     import matplotlib
     from matplotlib.ft2font import FT2Font
 
-    font = FT2Font(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf"))
+    font = FT2Font(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")))
     font.set_size(FINE, 72)  # at 72 dots an inch a point is a pixel
     font.set_text(character)
     font.draw_glyphs_to_bitmap(antialiased=True)
