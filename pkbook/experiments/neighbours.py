@@ -68,7 +68,7 @@ class Config:
     neighbours: int = 100
     rate: float = 0.4
     batch: int = 30
-    epochs: tuple[int, ...] = (0, 5, 10, 20, 50, 100)
+    epochs: tuple[int, ...] = (0, 2, 5, 10, 20, 50)
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
@@ -184,10 +184,10 @@ def _over_the_plane(model: nn.Module) -> Tensor:
 # ---- pictures -------------------------------------------------------------------------------
 
 SPOTS = (
-    ("disk, at its edge", -1, (0.58, 0.0)),
-    ("ring, next to it", 1, (0.86, 0.0)),
-    ("ring, lower left", 1, (-0.61, -0.61)),
-    ("disk, at its centre", -1, (0.0, 0.0)),
+    ("disk edge", -1, (0.58, 0.0)),
+    ("ring right", 1, (0.86, 0.0)),
+    ("ring left", 1, (-0.61, -0.61)),
+    ("disk centre", -1, (0.0, 0.0)),
 )
 
 
@@ -209,22 +209,22 @@ def draw(result: Result) -> Figure:
         "network, after training": result.kernels[-1],
     }
     fig, axes = plots.figure(3, 4, width=7.5, height=6.6)
+    for ax, name in zip(axes[0], anchors(x, y), strict=True):
+        ax.set_title(name)
     for row, (title, similarity) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(title, fontsize=10)
-        for ax, (name, anchor) in zip(row, anchors(x, y).items(), strict=True):
+        for ax, anchor in zip(row, anchors(x, y).values(), strict=True):
             near = nearest(similarity, count)[anchor]
             same = int((y[near] == y[anchor]).sum())
             panel(ax, x, y, anchor, near)
             ax.set_xlabel(f"{same} of {count} alike", fontsize=10)
-            if row is axes[0]:
-                ax.set_title(name, fontsize=10)
     return fig
 
 
 @plots.style()
 def panel(ax: Axes, x: Tensor, y: Tensor, anchor: int, near: Tensor, size: float = 9) -> None:
     """One anchor (star) and its neighbours in the colour of their class; the others are grey."""
-    faint = ax.scatter(*x.T, s=size / 4, color=plots.NEUTRAL, alpha=0.45, linewidth=0)
+    faint = ax.scatter(*x.T, s=size / 4, color=plots.NEUTRAL, alpha=0.65, linewidth=0)
     plots.rasterise(faint)
     for label, marker in plots.CLASS_MARKERS.items():
         mine = near[y[near, 0] == label]
