@@ -1,0 +1,182 @@
+r"""From the flow to steps: what the sum of Theorem 2.2 leaves out at a finite learning rate.
+
+The theorem's integral, written as a sum over gradient-descent steps, takes the query's gradient
+where each step begins.  That leaves a remainder of order :math:`\eta`.  Averaged over the step with
+:math:`q` Gauss nodes the order is :math:`\eta^{2q}`.  Here both are fitted, and the sum is closed
+on three networks.  Source: arXiv 2603.13872, Theorem 2.2, eq. (4).
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pkbook import data, losses, models
+from pkbook.interpolation import Interpolation
+from pkbook.plots import figure, style
+from pkbook.trajectory import Trajectory, batches
+
+RULES = {"Riemann": ("riemann", 1), "Gauss 1": ("gauss", 1), "Gauss 2": ("gauss", 2)}
+ORDERS = {"Riemann": 1, "Gauss 1": 2, "Gauss 2": 4}
+ROUNDING = 1e-14
+"""A relative gap below this is float64's, not the rule's."""
+NETWORKS = ("tanh MLP", "tanh CNN", "ReLU CNN")
+"""Smooth on a line; smooth on digits (average pooling); kinks and dropout (max pooling)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained, how long, and at which learning rates."""
+
+    horizon: float = 3.0  # T = rate x steps of the MLP, the same for every rate
+    rates: tuple[float, ...] = (0.15, 0.075, 0.0375, 0.01875)
+    cnn_horizon: float = 0.4
+    cnn_rates: tuple[float, ...] = (0.08, 0.04, 0.02)
+    points: int = 12  # of the MLP's sine
+    width: int = 16
+    digits: int = 20  # of the CNN, a multiple of ten
+    cnn_rate: float = 0.2  # where the sum is closed, for this many steps
+    cnn_steps: int = 15
+    relu_steps: int = 8  # at half that rate
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """A few seconds on two cores."""
+        return cls()
+
+    @classmethod
+    def full(cls) -> "Config":
+        """More data, longer, more rates: some minutes."""
+        rates = tuple(0.15 / 2**k for k in range(7))
+        slow = (0.08, 0.04, 0.02, 0.01)
+        more = {"points": 60, "digits": 100, "cnn_steps": 60, "relu_steps": 40}
+        return cls(6.0, rates, 0.8, slow, **more)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Completeness of every network, and the remainder of every rule at every rate."""
+
+    told: dict[tuple[str, str], Interpolation]
+    """Exact decomposition by network and dtype."""
+    rates: dict[str, tuple[float, ...]]
+    gaps: dict[tuple[str, str], list[float]]
+    """By network and rule: relative gap of the sum for each rate, root mean square over queries."""
+
+    @property
+    def completeness(self) -> dict[tuple[str, str], float]:
+        """The worst query's relative gap, by network and dtype."""
+        return {key: told.completeness.max().item() for key, told in self.told.items()}
+
+    def slope(self, network: str, rule: str) -> float:
+        """Order of the remainder: slope of a line through its log-log points above rounding."""
+        pairs = zip(self.rates[network], self.gaps[network, rule], strict=True)
+        return slope(*zip(*(pair for pair in pairs if pair[1] > ROUNDING), strict=True))
+
+
+def slope(rates, gaps) -> float:
+    """Least-squares slope of log gap against log rate.
+
+    >>> round(slope([0.1, 0.2, 0.4], [3e-3, 12e-3, 48e-3]), 6)
+    2.0
+    """
+    return float(np.polyfit(np.log(rates), np.log(gaps), 1)[0])
+
+
+def standardised_digits(per_class: int, split: str = "train", dtype=torch.float32) -> data.Samples:
+    """MNIST digits with mean 0 and deviation 1 of the training digits: training starts sooner."""
+    like = data.mnist("train", per_class=60).x
+    x, y = data.mnist(split, per_class=per_class, dtype=dtype)
+    return data.Samples((x - like.mean()) / like.std(), y)
+
+
+def train(config: Config, network: str, rate: float, steps: int, dtype: torch.dtype) -> Trajectory:
+    """Full-batch gradient descent (the ReLU network: batches, with dropout), recorded."""
+    size = None
+    if network == "tanh MLP":
+        samples = data.sine(config.points, interval=(-1, 1), frequency=2.0, dtype=dtype)
+        loss = losses.squared
+        net = models.mlp(1, config.width, 1, activation="tanh", seed=0)
+    else:
+        samples, loss = standardised_digits(config.digits // 10, dtype=dtype), losses.cross_entropy
+        net = models.mnist_cnn("tanh", "average", dropout=0.0, seed=0)
+    if network == "ReLU CNN":
+        net, size = models.mnist_cnn(seed=0), config.digits // 2
+    net = net.to(dtype)
+    descent = torch.optim.SGD(net.parameters(), lr=rate)
+    recorded = Trajectory(net, loss, descent, tuple(samples), every=20)
+    for batch in batches(len(samples.x), size=size, steps=steps):
+        recorded.step(batch)
+    return recorded
+
+
+def queries(network: str, dtype: torch.dtype) -> Tensor:
+    """Inputs that were not trained on."""
+    if network == "tanh MLP":
+        return torch.tensor([[-0.6], [0.1], [0.4], [0.9]], dtype=dtype)
+    return standardised_digits(1, "test", dtype).x[[3, 7]]
+
+
+def run(config: Config) -> Result:
+    """Close the sum on three networks in two precisions; fit the orders on the smooth ones."""
+    told, gaps = {}, {}
+    rates = {"tanh MLP": config.rates, "tanh CNN": config.cnn_rates}
+    for network, dtype in product(NETWORKS, (torch.float32, torch.float64)):
+        if network == "ReLU CNN" and dtype == torch.float64:
+            continue  # its gap is made by kinks, not by rounding
+        rate, steps = pace(config, network)
+        recorded = train(config, network, rate, steps, dtype)
+        told[network, str(dtype)[6:]] = recorded.interpolate(
+            queries(network, dtype), outputs=0, nodes=1 if network == "ReLU CNN" else 3
+        )
+    for network, rule in product(rates, RULES):
+        if network == "tanh CNN" and rule == "Gauss 2":
+            continue  # it reaches rounding at once
+        gaps[network, rule] = [relative_gap(config, network, rule, r) for r in rates[network]]
+    return Result(told, rates, gaps)
+
+
+def pace(config: Config, network: str) -> tuple[float, int]:
+    """Learning rate and number of steps of the runs whose sum is closed."""
+    return {
+        "tanh MLP": (config.rates[0], round(config.horizon / config.rates[0])),
+        "tanh CNN": (config.cnn_rate, config.cnn_steps),
+        "ReLU CNN": (config.cnn_rate / 2, config.relu_steps),
+    }[network]
+
+
+def _time(config: Config, network: str) -> float:
+    return config.horizon if network == "tanh MLP" else config.cnn_horizon
+
+
+def relative_gap(config: Config, network: str, rule: str, rate: float) -> float:
+    """What the sum misses after time T at this learning rate, relative to the change (float64)."""
+    recorded = train(config, network, rate, round(_time(config, network) / rate), torch.float64)
+    kind, nodes = RULES[rule]
+    told = recorded.interpolate(
+        queries(network, torch.float64), outputs=0, rule=kind, nodes=nodes, tolerance=None
+    )
+    return ((told.change - told.explained).norm() / told.change.norm()).item()
+
+
+@style()
+def draw(result: Result) -> Figure:
+    """Remainder against learning rate, log-log, with the order fitted to each rule."""
+    fig, axes = figure(1, len(result.rates), sharey=True)
+    for ax, (network, rates) in zip(axes, result.rates.items(), strict=True):
+        for place, rule in enumerate(RULES):
+            if (network, rule) not in result.gaps:
+                continue
+            values = result.gaps[network, rule]
+            ax.loglog(rates, values, marker="os^"[place])
+            text = f"{rule}: slope {result.slope(network, rule):.2f}"
+            ax.annotate(text, (rates[0], values[0]), (0, 9), textcoords="offset points", ha="right")
+        ax.set_xticks(rates, [f"{rate:.2g}" for rate in rates])
+        ax.minorticks_off()
+        ax.set(title=network, xlabel=r"learning rate $\eta$")
+    axes[0].set_ylabel("share of the change left out")
+    axes[0].set_ylim(1e-16, 1)
+    return fig
