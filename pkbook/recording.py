@@ -215,8 +215,9 @@ class Recording:
     def _descend(self, record: StepRecord, model, optimizer, k: int) -> Tensor:
         """One optimizer step; refuses to make it if the loss or a gradient is not finite."""
         optimizer.zero_grad()
-        outputs, targets = self.forward(record, model)
-        value = batch_loss(self.loss, outputs, targets)
+        with torch.enable_grad():  # also where the reader's code has switched gradients off
+            outputs, targets = self.forward(record, model)
+            value = batch_loss(self.loss, outputs, targets)
         if not torch.isfinite(value):
             raise ValueError(
                 f"loss is {value.item()} at step {k}; the step was not made and the path up to "

@@ -205,3 +205,12 @@ def test_parameters_at_a_step_are_named(data):
     assert list(run.parameters(7)) == ["0.weight", "0.bias", "3.weight", "3.bias"]
     with pytest.raises(ValueError, match=r"0\.\.23"):
         run.model_at(24)
+
+
+def test_gradients_switched_off_by_the_reader_do_not_matter(data):
+    run = record(data)
+    told = run.interpolate(data[0][:2])
+    with torch.no_grad():
+        again = run.interpolate(data[0][:2])
+        run.path_kernel(data[0][:2])
+    assert torch.equal(again.contributions, told.contributions)
