@@ -5,6 +5,7 @@ Describing Neural Network Generalization*, arXiv 2603.13872.
 """
 
 from pkbook import data, explorers, losses, models, plots
+from pkbook.distributed import distributed_kernel
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
 from pkbook.kernels import gradient_kernel, normalised_kernel, two_time_kernel, weighted_kernel
 from pkbook.snapshot import ReplayError
@@ -19,6 +20,7 @@ __all__ = [
     "__version__",
     "batches",
     "data",
+    "distributed_kernel",
     "explorers",
     "gradient_kernel",
     "interpolate",

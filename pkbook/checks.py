@@ -54,6 +54,21 @@ def require_module(model: object) -> nn.Module:
             "model has no trainable parameter, so it has no gradient kernel; "
             "set requires_grad=True on the parameters that training may move"
         )
+    first = None
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        first = first or (name, p)
+        if p.dtype != first[1].dtype:
+            raise TypeError(
+                f"model must have trainable parameters of one dtype, got {first[0]!r} in "
+                f"{first[1].dtype} and {name!r} in {p.dtype}; write model.to({first[1].dtype})"
+            )
+        if p.device != first[1].device:
+            raise ValueError(
+                f"model must lie on one device, got {first[0]!r} on {first[1].device} and "
+                f"{name!r} on {p.device}; write model.to({str(first[1].device)!r})"
+            )
     return model
 
 

@@ -18,7 +18,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from pkbook.checks import (
@@ -34,7 +33,16 @@ from pkbook.checks import (
 from pkbook.optimizers import StepState, memory_of
 from pkbook.quadrature import average_features, left_features
 from pkbook.recording import Recording
-from pkbook.tangent import Tree, _selection, evaluate, gram, pushforward, trainable
+from pkbook.sides import calling
+from pkbook.tangent import (
+    Tree,
+    _selection,
+    evaluate,
+    gram,
+    products,
+    trainable,
+    try_plan,
+)
 
 RULES = ("gauss", "riemann")
 
@@ -114,19 +122,25 @@ def interpolate(
 
     Parameters
     ----------
-    run : the recorded training.
-    x : queries ``[m, ...]``, on the model's device.
-    outputs : None for all :math:`C` outputs, one index, or one index per query ``[m]``.
-    rule : ``"gauss"`` averages the query's gradient over each step with ``nodes``
+    run
+        the recorded training.
+    x
+        queries ``[m, ...]``, on the model's device.
+    outputs
+        None for all :math:`C` outputs, one index, or one index per query ``[m]``.
+    rule
+        ``"gauss"`` averages the query's gradient over each step with ``nodes``
         Gauss-Legendre nodes, error :math:`O(\eta^{2\,\text{nodes}})` on smooth networks.
         ``"riemann"`` takes it at the left end, the plain sum of Theorem 2.2, error
         :math:`O(\eta)`.
-    tolerance : with ``"gauss"``, a step whose own residual is too large is bisected, until three
+    tolerance
+        with ``"gauss"``, a step whose own residual is too large is bisected, until three
         times the root sum of squares of all residuals is at most ``tolerance`` times the change of
         that query, or until the step has ``most_pieces`` pieces.  Residuals at kinks have random
         signs, so their sum then stays below ``tolerance`` (three standard deviations); what it
         really is stands in ``remainder`` and ``completeness``.  ``None``: never bisect.
-    progress : show a bar over the steps.
+    progress
+        show a bar over the steps.
 
     Returns
     -------
@@ -140,7 +154,9 @@ def interpolate(
     ReplayError
         if the replay does not reproduce the recorded run bit for bit.
 
-    Source: arXiv 2603.13872, Theorem 2.2 and eq. (4); exact form after Bell et al. 2023.
+    References
+    ----------
+    arXiv 2603.13872, Theorem 2.2 and eq. (4); exact form after Bell et al. 2023.
     """
     require_choice(rule, "rule", RULES)
     require_whole(nodes, "nodes")
@@ -169,7 +185,10 @@ class _Recursion:
         self.rule, self.nodes, self.most_pieces = rule, nodes, most_pieces
         self.chosen = _selection(outputs, len(x), x.device)
         self.memory = memory_of(run.optimizer)
-        self.initial = self._predict(run.model_at(0))
+        first = run.model_at(0)
+        moving = {name: p for name, p in trainable(first).items() if name in run.names}
+        self.plan = try_plan(first, run.x[:2], moving)
+        self.initial = self._predict(first)
         self.final = self._predict(run.model_at(len(run)))
         self.remainder = torch.zeros_like(self.final, dtype=torch.float64)
         self.contributions = self.remainder.new_zeros(len(run.x), *self.final.shape)
@@ -215,27 +234,31 @@ class _Recursion:
         for name, module in model.named_modules():
             module.training = name in training
         m, c = next(iter(u.values())).shape[:2]
-        flat = {
+        directions = {
             name: self.memory.sign(before, name) * value.flatten(0, 1) for name, value in u.items()
         }
-        shape = []
+        seen = {}
 
-        def forward(parameters: Tree) -> Tensor:
-            def call(xb: Tensor) -> Tensor:
-                return functional_call(model, parameters, (xb,))
+        def forward(parameters: Tree, watch, then):
+            def then_with_shape(f: Tensor):
+                seen["shape"] = f.shape
+                return then(as_matrix(f, len(record.batch)))
 
-            f, targets = self.run.forward(record, call)
-            shape[:] = [f.shape, targets]
-            return as_matrix(f, len(record.batch))
+            def call(xb: Tensor):
+                return calling(model, xb)(parameters, watch, then_with_shape)
 
-        f, pushed = pushforward(forward, before.parameters, flat)
-        f = f.reshape(shape[0]).requires_grad_()
-        with torch.enable_grad():
-            loss = batch_loss(self.run.loss, f, shape[1])
-        (slope,) = torch.autograd.grad(loss, f)
-        slope = slope.flatten(1) if slope.ndim > 1 else slope[:, None]
-        values = torch.einsum("mbc,bc->bm", pushed.double(), slope.double())
-        return values.reshape(-1, m, c)
+            batch = torch.tensor(record.batch, device=self.run.x.device)
+            seen["targets"] = self.run.y[batch]
+            return self.run.forward(record, call)[0]
+
+        def slope(f: Tensor) -> Tensor:
+            with torch.enable_grad():
+                f = f.detach().reshape(seen["shape"]).requires_grad_()
+                loss = batch_loss(self.run.loss, f, seen["targets"])
+            return torch.autograd.grad(loss, f)[0].reshape(len(record.batch), -1)
+
+        values = products(forward, slope, before.parameters, directions, self.plan)
+        return values.T.reshape(-1, m, c)
 
     def result(self) -> Interpolation:
         for name, value in self.memory.initial_terms(self.run.initial_buffers()).items():

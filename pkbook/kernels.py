@@ -18,7 +18,7 @@ def gradient_kernel(
     *,
     reduce: str = "trace",
     parameters: Tree | None = None,
-    chunk: int | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     r"""The gradient kernel, eq. (2) of arXiv 2603.13872:
 
@@ -29,12 +29,17 @@ def gradient_kernel(
 
     Parameters
     ----------
-    model : any ``nn.Module`` returning ``[n, C]``; eval mode if it has dropout or BatchNorm.
-    x1, x2 : inputs ``[n1, ...]`` and ``[n2, ...]``; ``x2=None`` means ``x1``.
-    reduce : ``"trace"`` for ``[n1, n2]``, the sum over outputs; ``"diagonal"`` for
+    model
+        any ``nn.Module`` returning ``[n, C]``; eval mode if it has dropout or BatchNorm.
+    x1, x2
+        inputs ``[n1, ...]`` and ``[n2, ...]``; ``x2=None`` means ``x1``.
+    reduce
+        ``"trace"`` for ``[n1, n2]``, the sum over outputs; ``"diagonal"`` for
         ``[n1, n2, C]``; ``"full"`` for ``[n1, n2, C, C]``.
-    parameters : the point :math:`\theta` as ``{name: tensor}``; default the model's own.
-    chunk : samples whose features are held at once; default what fits in 256 MiB.
+    parameters
+        the point :math:`\theta` as ``{name: tensor}``; default the model's own.
+    memory
+        bytes that the computation may use; default a quarter of what is free, at most 1 GiB.
 
     Raises
     ------
@@ -42,13 +47,17 @@ def gradient_kernel(
         for wrong types, empty or non-finite inputs, another device or dtype, a model without
         trainable parameters or in train mode with dropout or BatchNorm.
 
+    Examples
+    --------
     >>> line = torch.nn.Linear(2, 1)
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     >>> gradient_kernel(line, x)                    # x x'^T + 1, whatever the weights are
     tensor([[ 6.,  4.],
             [ 4., 10.]])
     """
-    return gram(model, x1, x2, reduce=reduce, parameters1=parameters, parameters2=None, chunk=chunk)
+    return gram(
+        model, x1, x2, reduce=reduce, parameters1=parameters, parameters2=None, memory=memory
+    )
 
 
 def normalised_kernel(
@@ -57,7 +66,7 @@ def normalised_kernel(
     x2: Tensor | None = None,
     *,
     parameters: Tree | None = None,
-    chunk: int | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     r"""The cosine between tangent features, ``[n1, n2]`` with entries in :math:`[-1,1]`:
 
@@ -72,7 +81,7 @@ def normalised_kernel(
     tensor([[ 1., -1.],
             [-1.,  1.]])
     """
-    k = gradient_kernel(model, x1, x2, parameters=parameters, chunk=chunk)
+    k = gradient_kernel(model, x1, x2, parameters=parameters, memory=memory)
     if x2 is None:
         left = right = k.diagonal().sqrt()
     else:
@@ -109,7 +118,7 @@ def weighted_kernel(
     weight: Tree,
     reduce: str = "trace",
     parameters: Tree | None = None,
-    chunk: int | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     r"""The kernel in the geometry of a diagonal weight :math:`A`, eq. (10) of arXiv 2603.13872:
 
@@ -123,7 +132,7 @@ def weighted_kernel(
     >>> weighted_kernel(line, torch.tensor([[2.0]]), weight={"weight": 10.0, "bias": 1.0})
     tensor([[41.]])
     """
-    return gram(model, x1, x2, reduce=reduce, weight=weight, parameters1=parameters, chunk=chunk)
+    return gram(model, x1, x2, reduce=reduce, weight=weight, parameters1=parameters, memory=memory)
 
 
 def two_time_kernel(
@@ -135,7 +144,7 @@ def two_time_kernel(
     parameters2: Tree,
     weight: Tree | None = None,
     reduce: str = "trace",
-    chunk: int | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     r"""The kernel between two moments of training, eq. (9) of arXiv 2603.13872:
 
@@ -158,5 +167,5 @@ def two_time_kernel(
         weight=weight,
         parameters1=parameters1,
         parameters2=parameters2,
-        chunk=chunk,
+        memory=memory,
     )

@@ -1,7 +1,8 @@
 r"""The losses of the book, one number a sample.
 
 Domingos' theorem (Theorem 2.2) weighs a training sample by its *loss sensitivity*, the slope
-$\ell' = \partial\ell/\partial f$ of its loss in the network's output. Each docstring states it.
+:math:`\ell' = \partial\ell/\partial f` of its loss in the network's output.
+Each docstring states it.
 
 All three take ``outputs`` [n, C] and ``targets`` and return the n losses, not their mean, so that
 a sample's share stays visible. They refuse what torch would broadcast or cast in silence.
@@ -15,11 +16,13 @@ from torch.nn import functional
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Half the squared distance, the quadratic loss of equation (5).
 
-    $$\ell(f, y) = \tfrac12 \lVert f - y \rVert^2, \qquad \ell'(f, y) = f - y.$$
+    .. math::
+
+        \ell(f, y) = \tfrac12 \lVert f - y \rVert^2, \qquad \ell'(f, y) = f - y.
 
     Args:
-        outputs: $f$, floating [n, C].
-        targets: $y$, floating [n, C].
+        outputs: :math:`f`, floating [n, C].
+        targets: :math:`y`, floating [n, C].
 
     Returns the losses [n], summed over the C outputs.
 
@@ -49,11 +52,13 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
 def logistic(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""The logistic loss for labels +1 and -1.
 
-    $$\ell(f, y) = \log(1 + e^{-y f}), \qquad \ell'(f, y) = \frac{-y}{1 + e^{y f}}.$$
+    .. math::
+
+        \ell(f, y) = \log(1 + e^{-y f}), \qquad \ell'(f, y) = \frac{-y}{1 + e^{y f}}.
 
     Args:
-        outputs: $f$, floating [n, 1].
-        targets: $y$, floating [n, 1], each +1 or -1.
+        outputs: :math:`f`, floating [n, 1].
+        targets: :math:`y`, floating [n, 1], each +1 or -1.
 
     Returns the losses [n].
 
@@ -90,14 +95,16 @@ def logistic(outputs: Tensor, targets: Tensor) -> Tensor:
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Cross-entropy of the softmax, for C classes.
 
-    $$\ell(f, y) = \log \sum_c e^{f_c} - f_y, \qquad
-    \ell'(f, y) = \operatorname{softmax}(f) - e_y,$$
+    .. math::
 
-    with $e_y$ the unit vector of the class.
+        \ell(f, y) = \log \sum_c e^{f_c} - f_y, \qquad
+        \ell'(f, y) = \operatorname{softmax}(f) - e_y,
+
+    with :math:`e_y` the unit vector of the class.
 
     Args:
-        outputs: $f$, floating [n, C] with C at least 2.
-        targets: $y$, int64 [n], each from 0 to C - 1.
+        outputs: :math:`f`, floating [n, C] with C at least 2.
+        targets: :math:`y`, int64 [n], each from 0 to C - 1.
 
     Returns the losses [n].
 

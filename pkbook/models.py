@@ -23,16 +23,18 @@ def mlp(
 ) -> nn.Sequential:
     r"""A fully connected network, one linear layer between two neighbouring widths.
 
-    $$f(x) = W_L\, \sigma(\cdots \sigma(W_1 x + b_1) \cdots) + b_L$$
+    .. math::
 
-    with the activation $\sigma$ after every layer but the last. ``mlp(1, 64, 1)`` is the paper's
-    two-layer network of one input, 64 hidden units and one output. Layers: fc1, act1, fc2, ...
-    Input [n, widths[0]], output [n, widths[-1]].
+        f(x) = W_L\, \sigma(\cdots \sigma(W_1 x + b_1) \cdots) + b_L
+
+    with the activation :math:`\sigma` after every layer but the last. ``mlp(1, 64, 1)`` is the
+    paper's two-layer network of one input, 64 hidden units and one output. Layers: fc1, act1,
+    fc2, ... Input [n, widths[0]], output [n, widths[-1]].
 
     Args:
         widths: at least two whole numbers, from inputs to outputs.
         activation: "relu", "tanh", "gelu", "softplus" or "silu". All but "relu" are smooth.
-        bias: whether the layers have $b$.
+        bias: whether the layers have :math:`b`.
         seed: fixes torch's default initialisation and leaves the global random state as it is;
             None draws from the global state, as torch does.
 

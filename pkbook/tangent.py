@@ -12,13 +12,16 @@ package is an inner product of such features.  This module gives
 Source: arXiv 2603.13872, Definition 2.1.
 """
 
+import os
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pkbook.capture import Tree
 from pkbook.checks import (
     as_matrix,
     require_choice,
@@ -28,12 +31,22 @@ from pkbook.checks import (
     require_module,
     require_whole,
 )
-
-Tree = dict[str, Tensor]
-"""Tensors by parameter name: a point in parameter space, or features with leading dimensions."""
+from pkbook.contract import Sum, contract, project, write_out
+from pkbook.factors import Dense
+from pkbook.sides import (
+    Forward,
+    PathChanged,
+    Plan,
+    Side,
+    calling,
+    plan,
+    require_alone,
+    side,
+    widen,
+)
 
 REDUCTIONS = ("trace", "full", "diagonal")
-_SCRATCH_BYTES = 256 * 2**20  # features held at once by gram(), per side
+LARGEST_DEFAULT = 2**30  # bytes; more does not make it faster
 
 
 def trainable(model: nn.Module) -> Tree:
@@ -61,16 +74,32 @@ def _checked(model: nn.Module, x: Tensor, parameters: Tree | None, name: str) ->
     require_deterministic(require_module(model))
     require_inputs(model, x, name)
     own = trainable(model)
-    if parameters is None:
-        parameters = own
-    elif {k: v.shape for k, v in parameters.items()} != {k: v.shape for k, v in own.items()}:
+    parameters = own if parameters is None else _checked_parameters(parameters, own)
+    for key, value in parameters.items():
+        require_finite(value, f"parameter {key!r}")
+    return parameters
+
+
+def _checked_parameters(parameters: Tree, own: Tree) -> Tree:
+    if not isinstance(parameters, dict) or not all(
+        isinstance(p, Tensor) for p in parameters.values()
+    ):
+        raise TypeError(
+            f"parameters must be a dict {{name: tensor}}, got {type(parameters).__name__}; "
+            "write run.parameters(k) or pkbook.tangent.trainable(model)"
+        )
+    if {k: v.shape for k, v in parameters.items()} != {k: v.shape for k, v in own.items()}:
         raise ValueError(
             "parameters must have the names and shapes of the model's trainable parameters "
             f"({', '.join(own)}), got {', '.join(parameters)}"
         )
-    for key, value in parameters.items():
-        require_finite(value, f"parameter {key!r}")
-    return parameters
+    for name, p in parameters.items():
+        if p.dtype != own[name].dtype or p.device != own[name].device:
+            raise TypeError(
+                f"parameters must have the model's dtype and device ({own[name].dtype} on "
+                f"{own[name].device}), got {p.dtype} on {p.device} for {name!r}"
+            )
+    return {name: parameters[name].detach() for name in own}
 
 
 def _selection(outputs: int | Tensor | None, n: int, device: torch.device) -> Tensor | None:
@@ -91,9 +120,10 @@ def _selection(outputs: int | Tensor | None, n: int, device: torch.device) -> Te
 
 
 def evaluate(model: nn.Module, x: Tensor, parameters: Tree, chosen: Tensor | None) -> Tensor:
-    """Outputs ``[n, C]`` at ``parameters``, or the chosen ones ``[n, 1]``."""
-    with torch.no_grad():
-        f = as_matrix(functional_call(model, parameters, (x,)), x.shape[0])
+    """Outputs ``[n, C]`` at ``parameters``, or the chosen ones ``[n, 1]``; nothing is changed."""
+    devices = [x.device] if x.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        f = calling(model, x)(parameters, None, lambda out: as_matrix(out, x.shape[0]))
     if chosen is None:
         return f
     if int(chosen.min()) < -f.shape[1] or int(chosen.max()) >= f.shape[1]:
@@ -104,27 +134,71 @@ def evaluate(model: nn.Module, x: Tensor, parameters: Tree, chosen: Tensor | Non
     return f.gather(1, (chosen % f.shape[1])[:, None])
 
 
-def features(model: nn.Module, x: Tensor, parameters: Tree, chosen: Tensor | None = None) -> Tree:
+def features(
+    model: nn.Module,
+    x: Tensor,
+    parameters: Tree,
+    chosen: Tensor | None = None,
+    names: list[str] | None = None,
+) -> Tree:
     r"""Tangent features by parameter, ``{name: [n, C, *shape]}``, without any check.
 
-    Reverse mode, one sample at a time under ``vmap``: :math:`C` backward passes.
+    Reverse mode, one sample at a time under ``vmap``, with respect to the parameters ``names``
+    (default all): :math:`C` backward passes.  A model that ``vmap`` cannot follow (recurrent
+    layers, control flow that looks at the data) is differentiated sample by sample in a loop.
     """
+    moving = parameters if names is None else {name: parameters[name] for name in names}
 
     def one(p: Tree, xi: Tensor, index: Tensor | None) -> Tensor:
-        f = functional_call(model, p, (xi.unsqueeze(0),)).reshape(-1)
+        call = calling(model, xi.unsqueeze(0))
+        f = call(parameters | p, None, lambda out: out.reshape(-1))
         return f if index is None else f.gather(0, index.reshape(1))
 
+    def rows(xi: Tensor, index: Tensor | None) -> Tree:
+        f, back = vjp(lambda p: one(p, xi, index), moving)
+        # Output by output: a second vmap inside this one mixes up dimensions in some rules (PReLU).
+        eye = torch.eye(f.shape[0], dtype=f.dtype, device=f.device)
+        pulled = [back(seed)[0] for seed in eye]
+        return {name: torch.stack([tree[name] for tree in pulled]) for name in moving}
+
     try:
-        return vmap(jacrev(one), in_dims=(None, 0, None if chosen is None else 0))(
-            parameters, x, chosen
-        )
-    except RuntimeError as error:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return vmap(rows, in_dims=(0, None if chosen is None else 0))(x, chosen)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
         if "random" in str(error):
             raise ValueError(
                 "model draws random numbers in its forward pass, so the kernel between two inputs "
                 "is not defined; make it deterministic in eval mode"
             ) from error
-        raise
+    return _features_in_a_loop(model, moving, parameters, x, chosen)
+
+
+def _features_in_a_loop(
+    model: nn.Module, moving: Tree, parameters: Tree, x: Tensor, chosen: Tensor | None
+) -> Tree:
+    """The same by ordinary autograd, one sample and one output at a time."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in moving}
+    for i in range(len(x)):
+        leaves = {name: p.detach().requires_grad_() for name, p in moving.items()}
+
+        def pull(out: Tensor, leaves: Tree = leaves, i: int = i) -> list[tuple]:
+            f = out.reshape(-1)
+            f = f if chosen is None else f.gather(0, chosen[i].reshape(1))
+            if not f.requires_grad:
+                return [tuple(torch.zeros_like(p) for p in leaves.values())] * len(f)
+            wanted = list(leaves.values())
+            return [
+                torch.autograd.grad(fc, wanted, retain_graph=True, materialize_grads=True)
+                for fc in f
+            ]
+
+        with torch.inference_mode(False), torch.enable_grad():
+            got = calling(model, x[i : i + 1])(parameters | leaves, None, pull)
+        for k, name in enumerate(moving):
+            grads = [g[k].to_dense() if g[k].is_sparse else g[k] for g in got]
+            rows[name].append(torch.stack(grads))
+    return {name: torch.stack(found) for name, found in rows.items()}
 
 
 def tangent_features(
@@ -138,10 +212,14 @@ def tangent_features(
 
     Parameters
     ----------
-    model : module with trainable parameters, in eval mode if it has dropout or BatchNorm.
-    x : inputs ``[n, ...]``.
-    parameters : a point in parameter space ``{name: tensor}``; default the model's own.
-    outputs : None for all :math:`C` outputs, one index, or one index per input ``[n]``.
+    model
+        module with trainable parameters, in eval mode if it has dropout or BatchNorm.
+    x
+        inputs ``[n, ...]``.
+    parameters
+        a point in parameter space ``{name: tensor}``; default the model's own.
+    outputs
+        None for all :math:`C` outputs, one index, or one index per input ``[n]``.
 
     Returns
     -------
@@ -154,8 +232,12 @@ def tangent_features(
         for a model without trainable parameters or in train mode with dropout or BatchNorm, and
         for inputs that are empty, not finite, or on another device.
 
-    Source: arXiv 2603.13872, Definition 2.1 and Section 5.
+    References
+    ----------
+    arXiv 2603.13872, Definition 2.1 and Section 5.
 
+    Examples
+    --------
     >>> line = torch.nn.Linear(2, 1)
     >>> tangent_features(line, torch.tensor([[3.0, 5.0]]))      # gradient: the input, then 1
     tensor([[[3., 5., 1.]]])
@@ -167,27 +249,17 @@ def tangent_features(
     return torch.cat([tree[name].flatten(2) for name in parameters], dim=2)
 
 
-def _contract(a: Tensor, b: Tensor, reduce: str) -> Tensor:
-    """Inner products of feature blocks ``[i, C, P]`` and ``[j, C, P]``."""
-    if reduce == "trace":
-        return a.flatten(1) @ b.flatten(1).T
-    if reduce == "diagonal":
-        return torch.einsum("icp,jcp->ijc", a, b)
-    i, j, c = a.shape[0], b.shape[0], a.shape[1]
-    return (a.flatten(0, 1) @ b.flatten(0, 1).T).reshape(i, c, j, b.shape[1]).transpose(1, 2)
-
-
-def _weight_row(weight: Tree | None, parameters: Tree) -> Tensor | None:
-    """The diagonal weight as one row ``[P]``; scalars stand for a whole parameter."""
+def _weights(weight: Tree | None, parameters: Tree) -> dict[str, Tensor | float | None]:
+    """The diagonal weight by name; a number where it is the same for a whole parameter."""
     if weight is None:
-        return None
+        return dict.fromkeys(parameters)
     if not isinstance(weight, dict) or set(weight) != set(parameters):
         raise ValueError(
             "weight must be a dict with one entry per trainable parameter "
             f"({', '.join(parameters)}), got "
             f"{list(weight) if isinstance(weight, dict) else weight!r}"
         )
-    rows = []
+    found: dict[str, Tensor | float | None] = {}
     for name, p in parameters.items():
         w = torch.as_tensor(weight[name], dtype=p.dtype, device=p.device)
         if w.shape not in ((), p.shape):
@@ -197,16 +269,57 @@ def _weight_row(weight: Tree | None, parameters: Tree) -> Tensor | None:
             )
         if not torch.isfinite(w).all() or (w < 0).any():
             raise ValueError(f"weight[{name!r}] must be finite and not negative")
-        rows.append(w.expand(p.shape).flatten())
-    return torch.cat(rows)
+        found[name] = float(w) if w.ndim == 0 else w
+    return found
 
 
-def _rows(n: int, width: int, chunk: int | None, dtype: torch.dtype) -> list[slice]:
-    """Slices of the samples whose features fit in the scratch memory."""
-    if chunk is None:
-        chunk = max(1, _SCRATCH_BYTES // max(1, width * dtype.itemsize))
-    require_whole(chunk, "chunk")
-    return [slice(i, min(i + chunk, n)) for i in range(0, n, chunk)]
+def _plain(x: Tensor) -> Tensor:
+    """Inputs without a gradient of their own, usable with gradients on."""
+    return x.clone() if x.is_inference() else x.detach()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device (a guess of 2 GiB where the system does not say)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**31
+
+
+def _slices(n: int, per_row: int, memory: int) -> list[slice]:
+    """Slices of the samples whose gradients fit in half of the memory (two sides at once)."""
+    rows = memory // (2 * max(1, per_row))
+    if rows == 0:
+        raise ValueError(
+            f"memory must hold the gradients of one sample on each side, at least {2 * per_row} "
+            f"bytes for this model, got {memory}"
+        )
+    return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
+
+
+def _rest(made: Plan, parameters: Tree) -> list[str]:
+    """Parameters that only per-sample autograd can treat."""
+    return [name for name in parameters if name not in made.covered]
+
+
+def _side(model: nn.Module, x: Tensor, parameters: Tree, made: Plan) -> Side:
+    """All parameters: the covered ones by factors, the rest by per-sample autograd."""
+    rows = list(range(len(x))) if made.looked else sorted({0, len(x) - 1})
+    alone = torch.cat([evaluate(model, x[i : i + 1], parameters, None) for i in rows])
+    if made.covered:
+        found = side(calling(model, x), parameters, made, alone=(rows, alone))
+    else:
+        require_alone(evaluate(model, x, parameters, None)[rows], alone)
+        found = {}
+    rest = _rest(made, parameters)
+    if rest:
+        found |= {
+            name: Dense(widen(rows.detach().reshape(*rows.shape[:2], -1)))
+            for name, rows in features(model, x, parameters, names=rest).items()
+        }
+    return found
 
 
 def gram(
@@ -218,73 +331,192 @@ def gram(
     weight: Tree | None = None,
     parameters1: Tree | None = None,
     parameters2: Tree | None = None,
-    chunk: int | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     r"""Inner products :math:`\nabla f(x_1,\theta_1)\,A\,\nabla f(x_2,\theta_2)^\top`.
 
     The general form behind every kernel of :mod:`pkbook.kernels`: two inputs, two parameter
-    states, a diagonal weight :math:`A`.  ``x2=None`` means ``x1`` again.  The features are
-    computed in chunks of samples (``chunk``; default what fits in 256 MiB), so memory does not
-    grow with ``n``.  Shapes and errors: see :func:`pkbook.gradient_kernel`.
+    states, a diagonal weight :math:`A`.  ``x2=None`` means ``x1`` again.  No Jacobian is formed
+    where the product can be had from activations and output gradients (:mod:`pkbook.contract`).
+    The work is split by rows so that it stays within ``memory`` bytes, default a quarter of what is
+    free and at most 1 GiB.  Shapes and errors: see :func:`pkbook.gradient_kernel`.
     """
     require_choice(reduce, "reduce", REDUCTIONS)
-    symmetric = x2 is None and parameters2 is None
+    with torch.inference_mode(False):
+        return _gram(model, x1, x2, reduce, weight, (parameters1, parameters2), memory)
+
+
+def _gram(model: nn.Module, x1, x2, reduce: str, weight, parameters, memory) -> Tensor:
+    symmetric = x2 is None and parameters[1] is None
     x2 = x1 if x2 is None else x2
-    p1 = _checked(model, x1, parameters1, "x1")
-    p2 = p1 if parameters2 is None else parameters2
-    p2 = _checked(model, x2, p2, "x2")
-    row = _weight_row(weight, p1)
-    c = evaluate(model, x1[:1], p1, None).shape[1]
-
-    def block(x: Tensor, p: Tree) -> Tensor:
-        tree = features(model, x, p)
-        return torch.cat([tree[name].flatten(2) for name in p], dim=2)
-
-    width = c * count(p1)
-    rows1, rows2 = (_rows(len(x), width, chunk, next(iter(p1.values())).dtype) for x in (x1, x2))
-    shape = {"trace": (), "diagonal": (c,), "full": (c, c)}[reduce]
-    out = next(iter(p1.values())).new_empty(len(x1), len(x2), *shape)
-    for a, i in enumerate(rows1):
-        left = block(x1[i], p1)
-        heavy = left if row is None else left * row
-        for b, j in enumerate(rows2[a:] if symmetric else rows2, start=a if symmetric else 0):
-            right = left if symmetric and a == b else block(x2[j], p2)
-            out[i, j] = _contract(heavy, right, reduce)
-            if symmetric and a != b:
-                mirrored = out[i, j].transpose(0, 1)
-                out[j, i] = mirrored.transpose(2, 3) if reduce == "full" else mirrored
+    p1 = _checked(model, x1, parameters[0], "x1")
+    p2 = _checked(model, x2, p1 if parameters[1] is None else parameters[1], "x2")
+    x1, x2 = _plain(x1), _plain(x2)
+    p1, p2 = ({name: p.clone() for name, p in tree.items()} for tree in (p1, p2))
+    weights = _weights(weight, p1)
+    if memory is None:
+        memory = min(free_memory(x1.device) // 4, LARGEST_DEFAULT)
+    require_whole(memory, "memory")
+    for name, x, p in (("x1", x1, p1), ("x2", x2, p2)):
+        _require_fit(model, x, p, name)
+    made = plan(model, x1, p1)
+    out = _blocks(model, (x1, p1), (x2, p2), made, reduce, weights, memory, symmetric)
     if not torch.isfinite(out).all():
+        for name, x, p in (("x1", x1, p1), ("x2", x2, p2)):
+            require_finite_layers(model, x, p, name)
         raise ValueError("the kernel is not finite: a gradient of the model overflowed or is NaN")
     return out
 
 
-def pushforward(
-    forward: Callable[[Tree], Tensor], parameters: Tree, directions: Tree
-) -> tuple[Tensor, Tensor]:
+def _require_fit(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> None:
+    """The model can be applied to one input and returns finite outputs ``[1, C]`` for it."""
+    try:
+        f = evaluate(model, x[:1], parameters, None)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model cannot be applied to {name} of shape {tuple(x.shape)}: {error}"
+        ) from error
+    if not torch.isfinite(f).all():
+        require_finite_layers(model, x[:1], parameters, name)
+
+
+def require_finite_layers(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> None:
+    """``ValueError`` naming the first layer whose output is not finite."""
+
+    def look(layer: str) -> Callable:
+        def hook(module: nn.Module, _, out: object) -> None:
+            if isinstance(out, Tensor) and not torch.isfinite(out).all():
+                raise ValueError(
+                    f"layer {layer or 'model'!r} ({type(module).__name__}) returns values that are "
+                    f"not finite for {name}; look at its weights and at the scale of its inputs"
+                )
+
+        return hook
+
+    handles = [m.register_forward_hook(look(layer)) for layer, m in model.named_modules()]
+    try:
+        evaluate(model, x, parameters, None)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blocks(model, one, two, made: Plan, reduce, weights, memory, symmetric) -> Tensor:
+    """The Gram matrix block by block; the blocks below the diagonal of a symmetric one mirrored."""
+    (x1, p1), (x2, p2) = one, two
+    like = next(iter(p1.values()))
+    c = made.outputs
+    per_row = made.entries(c) + c * sum(p1[name].numel() for name in _rest(made, p1))
+    per_row *= max(4, like.dtype.itemsize)
+    rows1, rows2 = (_slices(len(x), per_row, memory) for x in (x1, x2))
+    kind = torch.float32 if like.dtype.itemsize < 4 else like.dtype
+    shape = {"trace": (), "diagonal": (c,), "full": (c, c)}[reduce]
+    out = torch.empty(len(x1), len(x2), *shape, dtype=kind, device=like.device)
+    held = _side(model, x2, p2, made) if len(rows2) == 1 and not symmetric else None
+    for a, i in enumerate(rows1):
+        left = _side(model, x1[i], p1, made)
+        if held and len(rows1) > 1 and a == 0:
+            held = {
+                n: write_out(left[n], held[n], reduce, isinstance(weights[n], Tensor)) for n in held
+            }
+        for b, j in enumerate(rows2):
+            if symmetric and b < a:
+                continue
+            same = symmetric and a == b
+            right = left if same else held or _side(model, x2[j], p2, made)
+            total = Sum(reduce, i.stop - i.start, j.stop - j.start, c, out, same)
+            for name, factor in left.items():
+                if name in right:
+                    contract(total, factor, right[name], weights[name])
+            out[i, j] = total.result()
+            if symmetric and not same:
+                mirrored = out[i, j].transpose(0, 1)
+                out[j, i] = mirrored.transpose(2, 3) if reduce == "full" else mirrored
+    return out
+
+
+def try_plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan | None:
+    """A plan, or None for a model that mixes the samples of a batch (autograd then does it all)."""
+    try:
+        return plan(model, x, parameters)
+    except ValueError:
+        return None
+
+
+def products(
+    forward: Forward,
+    slope: Callable[[Tensor], Tensor],
+    parameters: Tree,
+    directions: Tree,
+    made: Plan | None,
+) -> Tensor:
+    r"""Each sample's share of a loss gradient, along many directions, ``[M, n]``.
+
+    .. math:: \big\langle u_m,\;\nabla f(x_i,\theta)^{\top}\,\partial_{f_i}L\big\rangle
+
+    ``forward`` maps parameters to outputs ``[n, C]``, ``slope`` those outputs to
+    :math:`\partial_f L` ``[n, C]``; ``directions`` holds ``{name: [M, *shape]}``.  One forward and
+    one backward pass serve all samples and directions.
+    """
+    covered = made.covered if made and not made.looked else frozenset()
+    total: Tensor | float = 0.0
+    seen = {}
+    if covered:
+
+        def seeds(f: Tensor) -> list[Tensor]:
+            seen["slope"] = slope(f)
+            return [seen["slope"]]
+
+        try:
+            for name, factor in side(forward, parameters, made, seeds).items():
+                total = total + project(factor, directions[name])[..., 0].double()
+        except PathChanged:  # a path drawn at random, say: autograd follows it
+            covered, total = frozenset(), 0.0
+    rest = {name: u for name, u in directions.items() if name not in covered}
+    if rest:
+        fixed = {name: p for name, p in parameters.items() if name not in rest}
+        moving = {name: parameters[name] for name in rest}
+
+        def call(leaves: Tree, watch: None, then: Callable):
+            return forward(fixed | leaves, watch, then)
+
+        f, pushed = pushforward(call, moving, rest)
+        weights = seen.get("slope", None)
+        weights = slope(f) if weights is None else weights
+        total = total + torch.einsum("mnc,nc->mn", pushed.double(), weights.double())
+    return total
+
+
+def pushforward(forward: Forward, parameters: Tree, directions: Tree) -> tuple[Tensor, Tensor]:
     r"""Outputs :math:`f_i` and their derivatives along directions, :math:`\nabla f_i\,u_m`.
 
-    ``forward`` maps a tree of parameters to outputs ``[n, C]``; ``directions`` holds
-    ``{name: [M, *shape]}``.  Returns outputs ``[n, C]`` and derivatives ``[M, n, C]``.
+    ``directions`` holds ``{name: [M, *shape]}``.  Returns outputs ``[n, C]`` and derivatives
+    ``[M, n, C]``.
 
     Forward-mode products by two reverse passes: :math:`J^\top v` is linear in :math:`v`, and its
     derivative with respect to :math:`v` along :math:`u` is :math:`J u`.  One forward pass serves
     all directions, so dropout masks and batch statistics are those of that one pass.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention: no second derivative
-        outputs = forward(leaves)
-        v = torch.zeros_like(outputs, requires_grad=True)
+
+    def push(f: Tensor) -> tuple[Tensor, Tensor]:
+        f = f.reshape(len(f), -1)
+        many = next(iter(directions.values())).shape[0]
+        pushed = f.new_zeros(many, *f.shape)
+        if not f.requires_grad:  # none of these parameters has any influence
+            return f.detach(), pushed
+        v = torch.zeros_like(f, requires_grad=True)
         pulled = torch.autograd.grad(
-            outputs, list(leaves.values()), v, create_graph=True, materialize_grads=True
+            f, list(leaves.values()), v, create_graph=True, materialize_grads=True
         )
         live = [(name, g) for name, g in zip(leaves, pulled, strict=True) if g.requires_grad]
-        many = next(iter(directions.values())).shape[0]
-        pushed = outputs.new_zeros(many, *outputs.shape)
         for m in range(many if live else 0):
+            along = [directions[name][m] for name, _ in live]
             (pushed[m],) = torch.autograd.grad(
-                [g for _, g in live],
-                v,
-                [directions[name][m] for name, _ in live],
-                retain_graph=True,
+                [g for _, g in live], v, along, retain_graph=True, materialize_grads=True
             )
-    return outputs.detach(), pushed
+        return f.detach(), pushed
+
+    # Fused attention has no second derivative.
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        return forward(leaves, None, push)

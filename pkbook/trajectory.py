@@ -13,16 +13,23 @@ class Trajectory(Recording):
 
     Parameters
     ----------
-    model : any ``nn.Module`` returning ``[n, C]``.
-    loss : a function of outputs and targets giving one value per sample ``[n]`` (averaged over
+    model
+        any ``nn.Module`` returning ``[n, C]``.
+    loss
+        a function of outputs and targets giving one value per sample ``[n]`` (averaged over
         the batch) or one scalar (used as it is), such as those of :mod:`pkbook.losses` or
         ``torch.nn.CrossEntropyLoss()``.
-    optimizer : a ``torch.optim.SGD`` over the model's parameters; schedulers are welcome.
-    data : the training set ``(x, y)``, ``N`` samples each.
-    folder : where to keep the run; default in memory.
-    every : steps from one checkpoint to the next.  A replay holds that many parameter states at
+    optimizer
+        a ``torch.optim.SGD`` over the model's parameters; schedulers are welcome.
+    data
+        the training set ``(x, y)``, ``N`` samples each.
+    folder
+        where to keep the run; default in memory.
+    every
+        steps from one checkpoint to the next.  A replay holds that many parameter states at
         once, so about :math:`\sqrt K` is best for a run of :math:`K` steps.
-    seed : from it each step draws its own seed, so that dropout masks can be replayed.
+    seed
+        from it each step draws its own seed, so that dropout masks can be replayed.
 
     Raises
     ------
@@ -31,6 +38,8 @@ class Trajectory(Recording):
         that is not supported or holds other parameters, data that are empty, of different
         lengths, not finite or on another device, and a loss that does not fit the outputs.
 
+    Examples
+    --------
     >>> import torch
     >>> from pkbook.losses import squared
     >>> x = torch.tensor([[-1.0], [0.0], [1.0]])

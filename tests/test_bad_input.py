@@ -115,7 +115,8 @@ CASES = {
     "other dtype": (lambda: K(mlp(), x.double()), TypeError, "x1.*float32, got torch.float64.*x1.to"),
     # kernels
     "unknown reduction": (lambda: K(mlp(), x, reduce="sum"), ValueError, "reduce must be one of 'trace'.*'sum'"),
-    "chunk of zero": (lambda: K(mlp(), x, chunk=0), ValueError, "chunk must be at least 1, got 0"),
+    "no memory": (lambda: K(mlp(), x, memory=0), ValueError, "memory must be at least 1, got 0"),
+    "too little memory": (lambda: K(mlp(), x, memory=99), ValueError, "memory must hold the gradients of one sample.*at least.*got 99"),
     "zero gradient": (lambda: N(nn.Linear(2, 1, bias=False), x * 0), ValueError, r"x1\[0\] has a zero gradient"),
     "output out of range": (lambda: T(mlp(), x, outputs=1), ValueError, r"outputs must lie in 0\.\.0"),
     "outputs of another length": (lambda: T(mlp(), x, outputs=torch.tensor([0, 0])), ValueError, r"one int per query \[6\]"),

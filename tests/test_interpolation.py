@@ -289,3 +289,25 @@ def test_a_query_that_did_not_change_is_complete():
     data, query = problem()
     run = train(smooth(), data, lr=0.0)
     assert torch.equal(run.interpolate(query).completeness, torch.zeros(3).double())
+
+
+def test_a_path_drawn_at_random_in_training_is_followed():
+    class Skipping(nn.Module):
+        """Stochastic depth: in training the middle layer is left out at random."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(2, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            h = torch.tanh(self.a(x))
+            if not self.training or torch.rand(()) < 0.5:
+                h = torch.tanh(self.b(h))
+            return self.c(h)
+
+    data, query = problem()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Skipping().double()
+    told = train(model, data).interpolate(query, nodes=4)
+    assert told.completeness.max() <= 1e-9

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import pkbook as pk
+from pkbook.sides import calling
 from pkbook.tangent import pushforward, trainable
 
 
@@ -75,16 +76,16 @@ def test_features_of_chosen_outputs(case):
     torch.testing.assert_close(pk.tangent_features(model, x, outputs=c - 1), every[:, -1:])
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 4])
-def test_kernels_equal_naive_autograd(case, chunk):
+@pytest.mark.parametrize("memory", [None, 20_000, 60_000])
+def test_kernels_equal_naive_autograd(case, memory):
     model, x1, x2 = case
     full = oracles.kernel(model, x1, x2)
     diagonal = full.diagonal(dim1=2, dim2=3)
     for reduce, wanted in (("full", full), ("diagonal", diagonal), ("trace", diagonal.sum(2))):
-        got = pk.gradient_kernel(model, x1, x2, reduce=reduce, chunk=chunk)
+        got = pk.gradient_kernel(model, x1, x2, reduce=reduce, memory=memory)
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
-        own = pk.gradient_kernel(model, x1, reduce=reduce, chunk=chunk)
-        again = pk.gradient_kernel(model, x1, x1, reduce=reduce, chunk=chunk)
+        own = pk.gradient_kernel(model, x1, reduce=reduce, memory=memory)
+        again = pk.gradient_kernel(model, x1, x1, reduce=reduce, memory=memory)
         torch.testing.assert_close(own, again, rtol=1e-10, atol=1e-12)
 
 
@@ -170,9 +171,7 @@ def test_pushforward_is_the_jacobian_times_each_direction(case):
         name: torch.randn(3, *p.shape, generator=generator).double()
         for name, p in parameters.items()
     }
-    outputs, pushed = pushforward(
-        lambda p: torch.func.functional_call(model, p, (x,)), parameters, directions
-    )
+    outputs, pushed = pushforward(calling(model, x), parameters, directions)
     rows = torch.cat([d.flatten(1) for d in directions.values()], dim=1)
     wanted = torch.einsum("icp,mp->mic", oracles.jacobian(model, x), rows)
     torch.testing.assert_close(outputs, model(x).detach())

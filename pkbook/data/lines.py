@@ -16,18 +16,18 @@ def sine(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Samples:
-    r"""The smooth target $y = \sin(\omega x)$ of the paper's Figure 2.
+    r"""The smooth target :math:`y = \sin(\omega x)` of the paper's Figure 2.
 
     Without a generator the inputs are the midpoints of n equal parts of the interval,
-    $x_i = a + (i + 1/2)(b - a)/n$, in increasing order. With a generator they are n independent
-    uniform draws, in the order drawn.
+    :math:`x_i = a + (i + 1/2)(b - a)/n`, in increasing order. With a generator they are n
+    independent uniform draws, in the order drawn.
 
     Returns x [n, 1] and y [n, 1].
 
     Args:
         n: number of points.
-        interval: $(a, b)$ with $a < b$.
-        frequency: $\omega > 0$.
+        interval: :math:`(a, b)` with :math:`a < b`.
+        frequency: :math:`\omega > 0`.
         generator: None for the midpoints, or a source of randomness on the CPU.
         dtype: floating dtype of both tensors.
 
@@ -52,10 +52,11 @@ def square_wave(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Samples:
-    r"""The target with jumps of the paper's Figure 2: $y = \operatorname{sign}\sin(\omega x)$.
+    r"""The target with jumps, paper's Figure 2: :math:`y = \operatorname{sign}\sin(\omega x)`.
 
-    +1 on $[2k\pi, (2k+1)\pi)/\omega$ and -1 on $[(2k+1)\pi, (2k+2)\pi)/\omega$. On the interval
-    given here the one jump inside is at 0; a wider interval or a larger frequency has more.
+    +1 on :math:`[2k\pi, (2k+1)\pi)/\omega` and -1 on :math:`[(2k+1)\pi, (2k+2)\pi)/\omega`.
+    On the interval given here the one jump inside is at 0; a wider interval or a larger
+    frequency has more.
     The midpoints never touch the ends of the interval, so no sample sits on a jump there.
 
     Returns, arguments and errors as for ``sine``.

@@ -18,7 +18,9 @@ def ring_and_disk(
 ) -> Samples:
     r"""A ring of label +1 around a disk of label -1 (the paper's Figure 1).
 
-    $$\text{disk: } |x| \le r_d, \qquad \text{ring: } r_0 \le |x| \le r_1,$$
+    .. math::
+
+        \text{disk: } |x| \le r_d, \qquad \text{ring: } r_0 \le |x| \le r_1,
 
     each class uniform in area. The paper gives no radii. With these the 100 Euclidean neighbours
     of a point among 600 share its label in about 0.75 of the cases: closeness in the plane mixes
@@ -29,9 +31,9 @@ def ring_and_disk(
 
     Args:
         n: number of points, at least 2.
-        disk_radius: radius $r_d$ of the disk.
-        ring_radii: inner and outer radius $(r_0, r_1)$; $r_d \le r_0 \le r_1$. Equal radii give
-            a circle.
+        disk_radius: radius :math:`r_d` of the disk.
+        ring_radii: inner and outer radius :math:`(r_0, r_1)`, :math:`r_d \le r_0 \le r_1`.
+            Equal radii give a circle.
         generator: source of randomness on the CPU; None stands for a fresh one with seed 0.
         dtype: floating dtype of both tensors.
 
@@ -77,17 +79,20 @@ def ellipse(
 ) -> Samples:
     r"""Uniform points of a square, labelled by an ellipse (the paper's Section 5.2, Figure 3).
 
-    $$y = \operatorname{sign}\left( (x_1/a)^2 + (x_2/b)^2 - 1 \right),$$
+    .. math::
 
-    -1 inside and +1 outside or on the ellipse. The inside holds $\pi a b / (2w)^2$ of the square
-    $[-w, w]^2$: a quarter with the values given here. The classes are drawn, not balanced.
+        y = \operatorname{sign}\left( (x_1/a)^2 + (x_2/b)^2 - 1 \right),
+
+    -1 inside and +1 outside or on the ellipse. The inside holds :math:`\pi a b / (2w)^2` of the
+    square :math:`[-w, w]^2`: a quarter with the values given here. The classes are drawn, not
+    balanced.
 
     Returns x [n, 2] and y [n, 1].
 
     Args:
         n: number of points.
-        axes: half axes $(a, b)$, along $x_1$ and $x_2$.
-        half_width: half the side $w$ of the square; at least as large as both half axes.
+        axes: half axes :math:`(a, b)`, along :math:`x_1` and :math:`x_2`.
+        half_width: half the side :math:`w` of the square; at least as large as both half axes.
         generator: source of randomness on the CPU; None stands for a fresh one with seed 0.
         dtype: floating dtype of both tensors.
 

@@ -1,0 +1,1 @@
+"""Side-by-side timings of the gradient kernels; see README.md.  Not part of the package."""

@@ -1,0 +1,230 @@
+r"""A gradient kernel from the command line, in one process or several.
+
+    torchrun --nproc-per-node 2 -m pkbook.gram --model my_models:trained \
+        --x1 test.safetensors --x2 train.safetensors --out kernel.safetensors
+
+Without ``torchrun`` (``python -m pkbook.gram ...``) it is one process.  ``my_models:trained`` is a
+function that is called without arguments and returns the model.  The kernel is written by rank 0,
+whole or not at all.  From Python: :func:`distributed_kernel`.
+"""
+
+import argparse
+import importlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_file
+from torch import Tensor, nn
+
+from pkbook.distributed import Shard, distributed_kernel
+from pkbook.ranks import RankError, Ranks, digest
+from pkbook.tangent import REDUCTIONS
+from pkbook.version import __version__
+
+__all__ = ["RankError", "Shard", "distributed_kernel", "main"]
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def load_tensor(path: str, argument: str) -> Tensor:
+    """The only tensor of a safetensors file, or the one named ``x``."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            names = list(f.keys())
+            name = names[0] if len(names) == 1 else "x"
+            if name not in names:
+                raise ValueError(
+                    f"{argument} {path} must hold one tensor, or one that is named 'x'; "
+                    f"it holds {', '.join(names) or 'none'}"
+                )
+            return f.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{argument} {path} cannot be read as safetensors: {error}") from error
+
+
+def build_model(spec: str, seed: int) -> nn.Module:
+    """Call ``module:function``; the seed makes a fresh initialisation the same on all ranks."""
+    module, colon, function = spec.partition(":")
+    if not (module and colon and function):
+        raise ValueError(
+            f"--model must be module:function, got {spec!r}; write pkbook.models:mnist_cnn"
+        )
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--model {spec}: {error}") from error
+    torch.manual_seed(seed)
+    model = make()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"--model {spec} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def load_weights(model: nn.Module, path: str, cast: bool) -> None:
+    """Load a state dict, strictly; another floating-point type only where a cast was asked for."""
+    try:
+        state = model.state_dict()
+        with safe_open(path, framework="pt") as f:
+            for name in f.keys():
+                own, stored = state.get(name), f.get_tensor(name).dtype
+                if own is not None and own.dtype != stored and not cast:
+                    raise ValueError(
+                        f"--weights {path}: {name!r} has dtype {stored}, the model {own.dtype}; "
+                        f"write --dtype {str(stored).removeprefix('torch.')}"
+                    )
+        load_model(model, path, strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(f"--weights {path} do not fit the model: {error}") from error
+
+
+def _prepared(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model in eval mode and both inputs, in the wanted type on the device."""
+    if Path(args.out).exists():
+        raise ValueError(f"--out {args.out} exists already; remove it, or give another name")
+    if not Path(args.out).resolve().parent.is_dir():
+        raise ValueError(f"--out {args.out}: its folder does not exist; make it first")
+    dtype = DTYPES.get(args.dtype)
+    model = build_model(args.model, args.seed).to(device=device, dtype=dtype).eval()
+    if args.weights:
+        load_weights(model, args.weights, dtype is not None)
+    x1, x2 = (
+        None if path is None else load_tensor(path, argument).to(device)
+        for argument, path in (("--x1", args.x1), ("--x2", args.x2))
+    )
+    if dtype is not None:
+        x1, x2 = (x.to(dtype) if x is not None and x.is_floating_point() else x for x in (x1, x2))
+    return model, x1, x2
+
+
+def write_kernel(path: Path, kernel: Tensor, about: dict[str, str]) -> None:
+    """Write, flush to disk, rename: the file is whole or it is not there."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file({"kernel": kernel.cpu().contiguous()}, partial, metadata=about)
+        with partial.open("rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def compute(args: argparse.Namespace, device: torch.device) -> None:
+    """What one rank does: read, agree and compute with the others; rank 0 writes."""
+    ranks = Ranks(None, args.timeout, device)
+    model, x1, x2 = ranks.together("reading its files", lambda: _prepared(args, device))
+    kernel = distributed_kernel(
+        model, x1, x2, reduce=args.reduce, memory=args.memory, gather="first", timeout=args.timeout
+    )
+
+    def write() -> None:
+        if ranks.index == 0:
+            about = {"model": args.model, "reduce": args.reduce, "pkbook": __version__}
+            about |= {"x1": digest(x1), "x2": digest(x1 if x2 is None else x2)}
+            write_kernel(Path(args.out), kernel, about)
+            shape = " x ".join(map(str, kernel.shape))
+            print(f"{args.out}: {shape}, {kernel.dtype}, by {ranks.size} process(es)", flush=True)
+
+    ranks.together("writing the kernel", write)
+
+
+def _place(name: str) -> torch.device:
+    """The device of this rank: under torchrun the GPU with its local number."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {name}: torch finds no CUDA device; write --device cpu")
+        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise ValueError(
+                f"--device {name}: there is no GPU {index}, only {torch.cuda.device_count()}; "
+                "start at most one process for each GPU"
+            )
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    return device
+
+
+@contextmanager
+def _joined(device: torch.device, timeout: float) -> Iterator[None]:
+    """The process group that torchrun's variables describe, if there are any."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield
+        return
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):  # one machine: stay inside it
+        for name in {n for _, n in socket.if_nameindex()} & {"lo", "lo0"}:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
+
+
+def _bytes(text: str) -> int:
+    """A number of bytes, with or without K, M or G (powers of 1024)."""
+    shift = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
+    number = int(text[:-1] if shift else text) << shift
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e7:
+        raise ValueError
+    return number
+
+
+_bytes.__name__, _seconds.__name__ = "number of bytes", "number of seconds"  # for argparse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pkbook.gram",
+        description="Gradient kernel of a model on two sets of inputs.",
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="module:function, called without arguments")
+    add("--weights", help="safetensors file with the model's state dict")
+    add("--seed", type=int, default=0, help="seed before the model is made (default 0)")
+    add("--x1", required=True, help="safetensors file with one tensor, or one named x")
+    add("--x2", help="the same for the other side (default: x1, a symmetric kernel)")
+    add("--out", required=True, help="safetensors file to be written; must not exist")
+    add("--reduce", choices=REDUCTIONS, default="trace")
+    add("--dtype", choices=DTYPES, help="cast model and inputs (default: leave them)")
+    add("--device", default="cpu", help="cpu (default), cuda (one GPU a process) or cuda:0")
+    add("--memory", type=_bytes, help="bytes for each process, as 500M or 2G")
+    add("--timeout", type=_seconds, default=600.0,
+        help="seconds to wait for another process (default 600)")  # fmt: skip
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code, with a message on stderr where it is not 0."""
+    args = _parser().parse_args(argv)
+    try:
+        device = _place(args.device)
+        with _joined(device, args.timeout):
+            compute(args, device)
+    except (Exception, KeyboardInterrupt) as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"pkbook.gram, rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    if code:  # no clean-up: it could wait for processes that are gone
+        sys.stderr.flush()
+        os._exit(code)

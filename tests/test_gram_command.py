@@ -1,0 +1,230 @@
+"""The kernel from the command line: the right file, or a message and no file.
+
+torchrun starts the ranks; gloo stays on the loopback device.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import distributed_worker as worker
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import pkbook as pk
+from pkbook.gram import main
+from pkbook.tangent import gram
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+needs_loopback = pytest.mark.skipif(
+    not Path("/sys/class/net/lo").exists(), reason="the loopback device is not called lo here"
+)
+
+
+def _close(got, wanted):
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12 * float(wanted.abs().max()))
+
+
+DOOMED = '''
+import os, signal, time
+import pkbook as pk
+
+class Doomed(pk.models.mlp(5, 7, 3).__class__):
+    """A model that ends or holds up one rank when the work proper begins."""
+    def forward(self, x):
+        if len(x) > 2 and os.environ.get("RANK") == "1":
+            what()
+        return super().forward(x)
+
+def fine():
+    return pk.models.mlp(5, 7, 3, activation="tanh")
+
+def doomed():
+    model = fine()
+    model.__class__ = Doomed
+    return model
+
+def killed():
+    global what
+    what = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    return doomed()
+
+def slow():
+    global what
+    what = lambda: time.sleep(1000)
+    return doomed()
+
+def killed_in_sending():
+    from pkbook.ranks import Ranks
+    if os.environ["RANK"] == "1":
+        Ranks.pass_on = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    return fine()
+
+def killed_in_writing():
+    if os.environ["RANK"] == "0":
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    return fine()
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a module of models, weights and inputs; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model, x1, x2, _, _ = worker.setting("mlp")
+    (tmp_path / "doomed.py").write_text(DOOMED)
+    save_file({"x": x1}, "a.safetensors")
+    save_file({"anything": x2}, "b.safetensors")
+    save_file(dict(model.state_dict()), "w.safetensors")
+    yield tmp_path
+    sys.modules.pop("doomed", None)
+
+
+def _arguments(model="doomed:fine", **more):
+    options = {"model": model, "weights": "w.safetensors", "x1": "a.safetensors"}
+    options |= {"x2": "b.safetensors", "out": "k.safetensors", "dtype": "float64"} | more
+    return [s for k, v in options.items() if v is not None for s in (f"--{k}", str(v))]
+
+
+def _torchrun(arguments, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
+    return subprocess.run(
+        [*command, "-m", "pkbook.gram", *arguments],
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def _only_the_inputs(folder):
+    return {p.name for p in folder.glob("*.safetensors*")} == {
+        f"{name}.safetensors" for name in "abw"
+    }
+
+
+def test_command_line_in_one_process(folder, capsys):
+    model, x1, x2, _, _ = worker.setting("mlp")
+    assert main(_arguments(reduce="full", memory="2M")) == 0
+    _close(load_file("k.safetensors")["kernel"], gram(model, x1, x2, reduce="full"))
+    assert "13 x 7 x 3 x 3, torch.float64, by 1 process(es)" in capsys.readouterr().out
+    assert main(_arguments(x2=None, out="own.safetensors")) == 0
+    _close(load_file("own.safetensors")["kernel"], gram(model, x1))
+
+
+def test_command_line_with_a_built_in_model(folder):
+    x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    save_file({"x": x}, "digits.safetensors")
+    few = {"weights": None, "x1": "digits.safetensors", "x2": None, "dtype": None, "seed": 4}
+    with torch.random.fork_rng():
+        assert main(_arguments("pkbook.models:mnist_cnn", **few)) == 0
+    model = pk.models.mnist_cnn(seed=4).eval()
+    assert torch.equal(load_file("k.safetensors")["kernel"], gram(model, x))
+
+
+@needs_loopback
+def test_torchrun_writes_the_same_kernel(folder):
+    done = _torchrun(_arguments(x2=None, timeout=60))
+    assert done.returncode == 0, done.stderr
+    assert "by 2 process(es)" in done.stdout
+    model, x1, _, _, _ = worker.setting("mlp")
+    kernel = load_file("k.safetensors")["kernel"]
+    _close(kernel, gram(model, x1))
+    _close(kernel, kernel.T)
+
+
+@needs_loopback
+@pytest.mark.parametrize(
+    ("model", "timeout", "message"),
+    [
+        (
+            "killed",
+            60,
+            "rank 0: RankError: rank 0 of 2 lost another rank while computing its tiles",
+        ),
+        ("killed_in_sending", 60, "rank 0: RankError: rank 0 of 2 lost another rank while coll"),
+        ("killed_in_writing", 60, "rank 1: RankError: rank 1 of 2 lost another rank while writing"),
+        ("slow", 10, "rank 0: RankError: rank 0 of 2 lost another rank while computing its tiles"),
+    ],
+)
+def test_a_rank_that_fails_ends_the_job_without_a_file(folder, model, timeout, message):
+    start = time.monotonic()
+    done = _torchrun(_arguments(f"doomed:{model}", timeout=timeout))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert model == "slow" or "SIGKILL" in done.stderr  # torchrun says which rank it was
+    assert time.monotonic() - start < 55  # no time-out of a minute was needed
+    assert not Path("k.safetensors").exists()
+    if model != "killed_in_writing":  # a file that is not whole has another name
+        assert _only_the_inputs(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "doomed"}, "--model must be module:function, got 'doomed'"),
+        ({"model": "nowhere_at_all:f"}, "--model nowhere_at_all:f: No module named"),
+        ({"model": "doomed:nothing"}, "--model doomed:nothing: module 'doomed' has no attribute"),
+        ({"model": "os:getcwd"}, "--model os:getcwd must return a torch.nn.Module, got str"),
+        ({"x1": "none.safetensors"}, "--x1 none.safetensors cannot be read"),
+        ({"x2": "doomed.py"}, "--x2 doomed.py cannot be read as safetensors"),
+        ({"x1": "w.safetensors"}, "--x1 w.safetensors must hold one tensor, or one"),
+        ({"weights": "a.safetensors"}, "--weights a.safetensors do not fit the model"),
+        ({"dtype": None}, "--weights w.safetensors: 'fc1.bias' has dtype torch.float64"),
+        ({"dtype": None, "weights": None}, "x1 must have the model's dtype torch.float32"),
+        ({"out": "a.safetensors"}, "--out a.safetensors exists already"),
+        ({"out": "no/k.safetensors"}, "--out no/k.safetensors: its folder does not exist"),
+        ({"memory": "1"}, "memory must hold"),
+    ],
+)
+def test_bad_command_lines_end_with_a_message_and_no_file(folder, capsys, changes, message):
+    assert main(_arguments(**changes)) == 1
+    assert message in capsys.readouterr().err
+    assert _only_the_inputs(folder)
+
+
+@pytest.mark.parametrize("word", ["reduce", "dtype", "memory", "timeout", "seed"])
+def test_words_that_are_no_choice_are_refused(folder, capsys, word):
+    with pytest.raises(SystemExit) as stopped:
+        main(_arguments(**{word: "-lots"}))
+    assert stopped.value.code == 2
+    assert f"--{word}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(OSError("no space"), 1), (KeyboardInterrupt(), 130)])
+def test_a_full_disk_or_an_interrupt_leaves_nothing(folder, capsys, monkeypatch, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert main(_arguments()) == code
+    assert type(error).__name__ in capsys.readouterr().err
+    assert _only_the_inputs(folder)
+
+
+def test_without_a_gpu_the_command_says_so(folder, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(_arguments(device="cuda")) == 1
+    assert "--device cuda: torch finds no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(folder):
+    model, x1, x2, _, _ = worker.setting("mlp")
+    assert main(_arguments(device="cuda")) == 0
+    torch.testing.assert_close(load_file("k.safetensors")["kernel"], gram(model, x1, x2))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_nccl_on_two_gpus(folder):
+    done = _torchrun(_arguments(device="cuda", x2=None, timeout=60))
+    assert done.returncode == 0, done.stderr
+    model, x1, _, _, _ = worker.setting("mlp")
+    torch.testing.assert_close(load_file("k.safetensors")["kernel"], gram(model, x1))
