@@ -13,84 +13,83 @@ from torch import Tensor
 
 from pkbook.factors import Dense, Factor, Lookup, Outer, dense
 
-BLOCK_BYTES = 2**20 * 8  # per-sample gradients written out at once, both sides
-
-
+BLOCK_ENTRIES = 2**21  # of per-sample gradients written out at once, on each side
 CACHE_ENTRIES = 2**17  # of a product formed at once, so that it is used while in the cache
+SMALL = 2**16  # entries; below it one product of all outputs beats one for each
 
 
 class Sum:
-    """The growing result, in the layout in which products come out."""
+    """The growing result, in the layout in which products come out: outputs before samples."""
 
     def __init__(self, reduce: str, n1: int, n2: int, c: int, like: Tensor, symmetric: bool):
         self.reduce, self.n1, self.n2, self.c = reduce, n1, n2, c
         self.symmetric = symmetric
-        shape = {"trace": (n1, n2), "diagonal": (c, n1, n2), "full": (n1 * c, n2 * c)}[reduce]
+        shape = {"trace": (n1, n2), "diagonal": (c, n1, n2), "full": (c * n1, c * n2)}[reduce]
         self.value = like.new_zeros(shape)
-
-    def operand(self, rows: Tensor) -> Tensor:
-        """Gradients ``[n, C, P]`` as the operand of the product."""
-        if self.reduce == "trace":
-            return rows.flatten(1)
-        if self.reduce == "full":
-            return rows.flatten(0, 1)
-        return rows.transpose(0, 1)
 
     def strips(self) -> list[tuple[int, int, int]]:
         """Row ranges of the result; for a symmetric one only columns from the diagonal on."""
-        size, r = self.value.shape[-2], self.c if self.reduce == "full" else 1
+        size = self.value.shape[-2]
         if not self.symmetric or size < 64:
             return [(0, size, 0)]
-        step = -(-max(32, -(-size // 8)) // r) * r
+        step = max(32, -(-size // 8))
         return [(i, min(i + step, size), i) for i in range(0, size, step)]
 
-    def add(self, left: Tensor, right: Tensor, alpha: float) -> None:
-        """Add the products of two operands."""
+    def add(self, left: Tensor, right: Tensor, alpha: float, outputs: slice) -> None:
+        """Add the products of two sets of gradients ``[c, n, P]`` of some outputs."""
+        if self.reduce == "full":
+            pairs = [(left.flatten(0, 1), right.flatten(0, 1))]
+        elif self.reduce == "diagonal":
+            pairs = [(left, right)]
+        elif left.numel() + right.numel() < SMALL:
+            pairs = [tuple(t.transpose(0, 1).flatten(1) for t in (left, right))]
+        else:
+            pairs = list(zip(left, right, strict=True))
         for i, j, k in self.strips():
             out = self.value[..., i:j, k:]
-            if self.reduce == "diagonal":
-                out.baddbmm_(left[:, i:j], right[:, k:].transpose(1, 2), alpha=alpha)
-            else:
-                out.addmm_(left[i:j], right[k:].T, alpha=alpha)
+            out = out[outputs] if self.reduce == "diagonal" else out
+            for a, b in pairs:
+                if self.reduce == "diagonal":
+                    out.baddbmm_(a[:, i:j], b[:, k:].transpose(1, 2), alpha=alpha)
+                else:
+                    out.addmm_(a[i:j], b[k:].T, alpha=alpha)
 
     def add_factors(self, one: Outer, two: Outer, alpha: float) -> None:
         """Add (g . g')(a . a') for factors with one position each."""
-        a1, a2 = one.a[:, 0], two.a[:, 0]
-        g1, g2 = (self.operand(f.g[..., 0]) for f in (one, two))
-        r = self.c if self.reduce == "full" else 1  # rows of the result per sample
-        for top, bottom, k in self.strips():
-            step = max(1, CACHE_ENTRIES // (self.value.shape[-1] - k) // r) * r
-            for i in range(top, bottom, step):
-                j = min(i + step, bottom)
-                alike = a1[i // r : j // r] @ a2[k // r :].T
-                if alpha != 1.0:
-                    alike *= alpha
-                self._add_product(
-                    g1[..., i:j, :], g2[..., k:, :], alike, r, self.value[..., i:j, k:]
-                )
-
-    @staticmethod
-    def _add_product(g1: Tensor, g2: Tensor, alike: Tensor, r: int, out: Tensor) -> None:
-        pull = g1 @ g2.transpose(-1, -2)
-        if r == 1:
-            out.addcmul_(pull, alike)
-        else:
-            pull.view(alike.shape[0], r, alike.shape[1], r).mul_(alike[:, None, :, None])
-            out += pull
+        a1, a2 = one.a[:, 0] * alpha if alpha != 1.0 else one.a[:, 0], two.a[:, 0]
+        g1, g2 = (torch.stack(f.g).squeeze(3) for f in (one, two))  # [C, n, o]
+        if self.reduce == "trace":
+            g1, g2 = (g.transpose(0, 1).flatten(1) for g in (g1, g2))
+            for top, bottom, k in self.strips():
+                step = max(1, CACHE_ENTRIES // (self.n2 - k))
+                for i in range(top, bottom, step):
+                    j = min(i + step, bottom)
+                    self.value[i:j, k:].addcmul_(g1[i:j] @ g2[k:].T, a1[i:j] @ a2[k:].T)
+            return
+        alike = a1 @ a2.T
+        if self.reduce == "diagonal":
+            self.value.addcmul_(g1 @ g2.transpose(1, 2), alike)
+            return
+        blocks = self.value.view(self.c, self.n1, self.c, self.n2)
+        for c in range(self.c):
+            for d in range(c if self.symmetric else 0, self.c):
+                blocks[c, :, d].addcmul_(g1[c] @ g2[d].T, alike)
 
     def add_positions(self, one: Outer | Lookup, two: Outer | Lookup, alpha: float) -> None:
         """Add the sum over pairs of positions of (g . g')(a . a')."""
         alike = one.meet(two) * alpha  # [n1, T1, n2, T2]
-        if self.reduce == "trace":
-            pull = torch.einsum("iaos,jaot->isjt", one.g, two.g)
-            self.value += (pull * alike).sum((1, 3))
-        elif self.reduce == "diagonal":
-            pull = torch.einsum("iaos,jaot->aisjt", one.g, two.g)
-            self.value += (pull * alike).sum((2, 4))
-        else:
-            pull = torch.einsum("iaos,jbot->iajbst", one.g, two.g)
-            total = torch.einsum("iajbst,isjt->iajb", pull, alike)
-            self.value += total.reshape(self.value.shape)
+
+        def total(g: Tensor, h: Tensor) -> Tensor:
+            return (torch.einsum("ios,jot->isjt", g, h) * alike).sum((1, 3))
+
+        if self.reduce == "full":
+            blocks = self.value.view(self.c, self.n1, self.c, self.n2)
+            for c, g in enumerate(one.g):
+                for d, h in enumerate(two.g):
+                    blocks[c, :, d] += total(g, h)
+            return
+        for c, (g, h) in enumerate(zip(one.g, two.g, strict=True)):
+            (self.value if self.reduce == "trace" else self.value[c]).add_(total(g, h))
 
     def result(self) -> Tensor:
         """``[n1, n2]``, ``[n1, n2, C]`` or ``[n1, n2, C, C]``."""
@@ -100,8 +99,8 @@ class Sum:
             return self.value
         if self.reduce == "diagonal":
             return self.value.permute(1, 2, 0).contiguous()
-        shape = (self.n1, self.c, self.n2, self.c)
-        return self.value.view(shape).transpose(1, 2).contiguous()
+        shape = (self.c, self.n1, self.c, self.n2)
+        return self.value.view(shape).permute(1, 3, 0, 2).contiguous()
 
     def _mirror(self) -> None:
         """Copy the half above the diagonal, so that the result is symmetric to the last bit."""
@@ -115,7 +114,7 @@ def cheapest(one: Factor, two: Factor, reduce: str, weighted: bool, symmetric: b
     """``"factors"``, ``"positions"`` or ``"gradients"``, by counted multiplications."""
     if weighted or type(one) is not type(two) or isinstance(one, Dense):
         return "gradients"
-    (n1, c, o, t1), (n2, _, _, t2) = one.g.shape, two.g.shape
+    c, (n1, o, t1), (n2, _, t2) = len(one.g), one.g[0].shape, two.g[0].shape
     i = one.width // o
     outputs = c * c if reduce == "full" else c
     half = 2 if symmetric else 1
@@ -142,23 +141,36 @@ def contract(total: Sum, one: Factor, two: Factor, weight: Tensor | float | None
 
 
 def _add_gradients(total: Sum, one: Factor, two: Factor, row: Tensor | None, alpha: float) -> None:
-    """Write both sides' gradients out, a few rows of the weight at a time, and multiply."""
+    """Write both sides' gradients out, a block at a time, and multiply.
+
+    A block holds some rows of the weight, for all outputs where their products are wanted pair by
+    pair, else for as many as fit.
+    """
     unit = next((f.step for f in (one, two) if not isinstance(f, Dense)), one.width)
-    rows = one.width // unit
-    bytes_per_row = unit * sum(map(_entries_per_column, (one, two))) * 4
-    step = max(1, min(rows, BLOCK_BYTES // max(1, bytes_per_row)))
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        left = one.block(start, stop, unit)
-        right = left if two is one else two.block(start, stop, unit)
-        if row is not None:
-            left = left * row[start * unit : stop * unit]
-        total.add(total.operand(left), total.operand(right), alpha)
+    rows, outputs = one.width // unit, one.outputs
+    sides = [one] if two is one else [one, two]
+    per_row = unit * max(1, *(0 if isinstance(f, Dense) else _samples(f) for f in sides))
+    room = BLOCK_ENTRIES * (4 if total.reduce == "full" else 1)
+    together = outputs if total.reduce == "full" else max(1, min(outputs, room // (per_row * rows)))
+    step = max(1, min(rows, room // (per_row * together)))
+    like = total.value
+    spaces = [
+        None if isinstance(f, Dense) else like.new_empty(together * step * unit * _samples(f))
+        for f in sides
+    ]
+    for c in range(0, outputs, together):
+        some = slice(c, min(c + together, outputs))
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            left = one.block(some, start, stop, unit, spaces[0])
+            right = left if two is one else two.block(some, start, stop, unit, spaces[1])
+            if row is not None:
+                left = left * row[start * unit : stop * unit]
+            total.add(left, right, alpha, some)
 
 
-def _entries_per_column(factor: Factor) -> int:
-    n, c = (factor.rows if isinstance(factor, Dense) else factor.g).shape[:2]
-    return 0 if isinstance(factor, Dense) else n * c
+def _samples(factor: Factor) -> int:
+    return (factor.rows.shape[1]) if isinstance(factor, Dense) else len(factor.g[0])
 
 
 def write_out(one: Factor, other: Factor, reduce: str, weighted: bool) -> Factor:
@@ -170,10 +182,10 @@ def write_out(one: Factor, other: Factor, reduce: str, weighted: bool) -> Factor
 
 def project(factor: Factor, directions: Tensor) -> Tensor:
     r"""Products with vectors ``[M, *shape]``, :math:`\nabla f_i\,u_m`: ``[M, n, C]``."""
-    u = directions.flatten(1).to((factor.rows if isinstance(factor, Dense) else factor.g).dtype)
+    like = factor.rows if isinstance(factor, Dense) else factor.g[0]
+    u = directions.flatten(1).to(like.dtype)
     if isinstance(factor, Outer) and factor.positions == 1:
-        a, g = factor.a[:, 0], factor.g[..., 0]
+        a = factor.a[:, 0]
         pushed = torch.einsum("ni,moi->mno", a, u.unflatten(1, (-1, a.shape[1])))
-        return torch.einsum("mno,nco->mnc", pushed, g)
-    rows = dense(factor).rows
-    return torch.einsum("ncp,mp->mnc", rows, u)
+        return torch.stack([(pushed * g[..., 0]).sum(2) for g in factor.g], dim=2)
+    return torch.einsum("cnp,mp->mnc", dense(factor).rows, u)

@@ -16,7 +16,7 @@ from pkbook.capture import Use
 
 @dataclass
 class Dense:
-    """Gradients ``[n, C, P]``."""
+    """Gradients ``[C, n, P]``."""
 
     rows: Tensor
 
@@ -24,21 +24,29 @@ class Dense:
     def width(self) -> int:
         return self.rows.shape[2]
 
-    def block(self, start: int, stop: int, unit: int) -> Tensor:
-        """Columns ``start * unit`` to ``stop * unit``."""
-        return self.rows[..., start * unit : stop * unit]
+    @property
+    def outputs(self) -> int:
+        return self.rows.shape[0]
+
+    def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
+        """Columns ``start * unit`` to ``stop * unit`` for some outputs (nothing is written)."""
+        return self.rows[c, :, start * unit : stop * unit]
 
 
 @dataclass
 class Outer:
-    r"""Gradients :math:`\sum_t g_t a_t^\top` from ``a [n, T, i]`` and ``g [n, C, o, T]``."""
+    r"""Gradients :math:`\sum_t g_t a_t^\top` from ``a [n, T, i]`` and ``g``, C times ``[n, o, T]``.
+
+    The outputs' gradients stay the separate tensors that the backward passes returned: putting
+    them into one would cost as much as the products themselves.
+    """
 
     a: Tensor
-    g: Tensor
+    g: list[Tensor]
 
     @property
     def width(self) -> int:
-        return self.a.shape[2] * self.g.shape[2]
+        return self.a.shape[2] * self.g[0].shape[1]
 
     @property
     def step(self) -> int:
@@ -49,11 +57,23 @@ class Outer:
     def positions(self) -> int:
         return self.a.shape[1]
 
-    def block(self, start: int, stop: int, unit: int = 0) -> Tensor:
-        """Rows ``start:stop`` of the weight's gradient, ``[n, C, (stop - start) * i]``."""
-        n, c, _, t = self.g.shape
-        part = self.g[:, :, start:stop].reshape(n, c * (stop - start), t)
-        return torch.bmm(part, self.a).reshape(n, c, -1)
+    @property
+    def outputs(self) -> int:
+        return len(self.g)
+
+    def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
+        """Rows ``start:stop`` of the weight's gradient for some outputs, ``[c, n, rows * i]``.
+
+        Written into ``space`` where one is given: fresh memory costs more than the product.
+        """
+        n, _, i = self.a.shape
+        some = self.g[c]
+        size = len(some) * n * (stop - start) * i
+        out = self.a.new_empty(size) if space is None else space[:size]
+        out = out.view(len(some), n, stop - start, i)
+        for into, g in zip(out, some, strict=True):
+            torch.bmm(g[:, start:stop], self.a, out=into)
+        return out.flatten(2)
 
     def meet(self, other: "Outer") -> Tensor:
         """Inner products of the activations, ``[n1, T1, n2, T2]``."""
@@ -63,34 +83,38 @@ class Outer:
 
 @dataclass
 class Lookup:
-    """Gradients of a table from ``tokens [n, T]`` and ``g [n, C, d, T]``; -1 is no token."""
+    """Gradients of a table from ``tokens [n, T]`` (-1: none) and ``g``, C times ``[n, d, T]``."""
 
     tokens: Tensor
-    g: Tensor
+    g: list[Tensor]
     size: int
 
     @property
     def width(self) -> int:
-        return self.size * self.g.shape[2]
+        return self.size * self.g[0].shape[1]
 
     @property
     def step(self) -> int:
-        return self.g.shape[2]
+        return self.g[0].shape[1]
 
     @property
     def positions(self) -> int:
         return self.tokens.shape[1]
 
-    def block(self, start: int, stop: int, unit: int = 0) -> Tensor:
-        """Rows ``start:stop`` of the table's gradient, ``[n, C, (stop - start) * d]``."""
-        hot = self.tokens.unsqueeze(2) == torch.arange(start, stop, device=self.tokens.device)
-        rows = torch.einsum("nts,ncdt->ncsd", hot.to(self.g.dtype), self.g)
-        return rows.flatten(2)
+    @property
+    def outputs(self) -> int:
+        return len(self.g)
+
+    def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
+        """Rows ``start:stop`` of the table's gradient for some outputs, ``[c, n, rows * d]``."""
+        numbers = torch.arange(start, stop, device=self.tokens.device)
+        hot = (self.tokens.unsqueeze(1) == numbers.unsqueeze(1)).to(self.g[0].dtype)
+        return torch.stack([(hot @ g.transpose(1, 2)).flatten(1) for g in self.g[c]])
 
     def meet(self, other: "Lookup") -> Tensor:
         """One where two tokens are the same, ``[n1, T1, n2, T2]``."""
         same = self.tokens[:, :, None, None] == other.tokens[None, None]
-        return (same & (self.tokens >= 0)[:, :, None, None]).to(self.g.dtype)
+        return (same & (self.tokens >= 0)[:, :, None, None]).to(self.g[0].dtype)
 
 
 Factor = Dense | Outer | Lookup
@@ -100,7 +124,8 @@ def dense(factor: Factor) -> Dense:
     """The gradients written out."""
     if isinstance(factor, Dense):
         return factor
-    return Dense(factor.block(0, factor.width // factor.step))
+    rows = factor.width // factor.step
+    return Dense(factor.block(slice(None), 0, rows, factor.step, None))
 
 
 def merge(factors: list[Factor]) -> Factor:
@@ -108,7 +133,8 @@ def merge(factors: list[Factor]) -> Factor:
     if len(factors) == 1:
         return factors[0]
     if all(isinstance(f, Outer) for f in factors):  # more meetings are more positions
-        return Outer(torch.cat([f.a for f in factors], 1), torch.cat([f.g for f in factors], 3))
+        pulls = zip(*(f.g for f in factors), strict=True)
+        return Outer(torch.cat([f.a for f in factors], 1), [torch.cat(g, 2) for g in pulls])
     return Dense(sum(dense(f).rows for f in factors))
 
 

@@ -295,9 +295,9 @@ def widen(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
 
 
-def _stack(parts: list[Tensor], layout: Layout, leading: int) -> Tensor:
-    """Output gradients of C outputs as ``[n, C, T, *rest]``."""
-    return widen(torch.stack([layout.split(g, leading) for g in parts], dim=1))
+def _split(parts: list[Tensor], layout: Layout, leading: int) -> list[Tensor]:
+    """Output gradients of C outputs, each as ``[n, T, *rest]``."""
+    return [widen(layout.split(g, leading)) for g in parts]
 
 
 def _factors(use: Use, layout: Layout, g: list[Tensor] | None, parameters: Tree):
@@ -305,27 +305,32 @@ def _factors(use: Use, layout: Layout, g: list[Tensor] | None, parameters: Tree)
     if g is None:  # the output does not depend on this use
         return []
     if use.kind == "conv":
-        return _conv_factors(use, layout, g, parameters)
+        return _conv_factors(use, layout, g)
     lead = leading_dimensions(use)
     x = layout.split(widen(use.inputs), lead)
+    g = _split(g, layout, lead)
     if use.kind == "linear":
-        g = _stack(g, layout, lead)
-        return [(use.weight, Outer(x, g.transpose(2, 3))), (use.bias, Dense(g.sum(2)))]
+        bias = Dense(torch.stack([part.sum(1) for part in g]))
+        return [(use.weight, Outer(x, [part.transpose(1, 2) for part in g])), (use.bias, bias)]
     if use.kind == "embedding":
-        g = _stack(g, layout, lead).transpose(2, 3)
         size, skip = parameters[use.weight].shape[0], use.options["padding_idx"]
         tokens = x if skip is None else x.masked_fill(x == skip % size, -1)
-        return [(use.weight, Lookup(tokens, g, size))]
-    g = _stack(g, layout, lead)
+        return [(use.weight, Lookup(tokens, [part.transpose(1, 2) for part in g], size))]
     hat = layout.split(widen(_normalised(use, use.inputs)), lead)
-    if use.kind in ("layer_norm", "rms_norm"):
-        scaled, plain = (g * hat.unsqueeze(1)).sum(2).flatten(2), g.sum(2).flatten(2)
-    else:  # channels first, then space: sum over positions and space
-        scaled, plain = (
-            t.flatten(4).sum(4).sum(2) if t.ndim > 4 else t.sum(2)
-            for t in (g * hat.unsqueeze(1), g)
-        )
-    return [(use.weight, Dense(scaled)), (use.bias, Dense(plain))]
+    last = use.kind in ("layer_norm", "rms_norm")  # otherwise channels first, then space
+    total = _over_positions if last else _over_positions_and_space
+    return [
+        (use.weight, Dense(torch.stack([total(part * hat) for part in g]))),
+        (use.bias, Dense(torch.stack([total(part) for part in g]))),
+    ]
+
+
+def _over_positions(t: Tensor) -> Tensor:
+    return t.sum(1).flatten(1)
+
+
+def _over_positions_and_space(t: Tensor) -> Tensor:
+    return t.flatten(3).sum((1, 3)) if t.ndim > 3 else t.sum(1)
 
 
 def _normalised(use: Use, x: Tensor) -> Tensor:
@@ -340,22 +345,20 @@ def _normalised(use: Use, x: Tensor) -> Tensor:
         return F.batch_norm(x, o["mean"], o["var"], training=False, eps=o["eps"])
 
 
-def _conv_factors(use: Use, layout: Layout, g: list[Tensor], parameters: Tree):
+def _conv_factors(use: Use, layout: Layout, g: list[Tensor]):
     patches = unfold(widen(use.inputs), use.options)  # [B, L, c, k]
+    patches = layout.split(patches, 1).flatten(1, 2)  # [n, T L, c, k]
+    g = [part.flatten(2) for part in g]  # [B, o, L]
+    g = [_positions_last(part) for part in _split(g, layout, 1)]  # [n, o, T L]
+    bias = Dense(torch.stack([part.sum(2) for part in g]))
     groups = use.options["groups"]
-    patches = layout.split(patches, 1)  # [n, T, L, c, k]
-    n = patches.shape[0]
-    g = widen(torch.stack([layout.split(part.flatten(2), 1) for part in g], dim=1))
-    # [n, C, T, o, L]
-    c, o = g.shape[1], g.shape[3]
-    if g.shape[2] == 1:
-        g = g.squeeze(2)
-    else:
-        g = g.transpose(2, 3).flatten(3)
-    bias = Dense(g.sum(3))
-    patches = patches.flatten(1, 2)
     if groups == 1:
         return [(use.weight, Outer(patches.flatten(2), g)), (use.bias, bias)]
     a = patches.unflatten(2, (groups, -1)).flatten(3).movedim(2, 1)  # [n, G, L, i k]
-    rows = g.unflatten(2, (groups, o // groups)) @ a.unsqueeze(1)  # [n, C, G, o/G, i k]
-    return [(use.weight, Dense(rows.reshape(n, c, -1))), (use.bias, bias)]
+    rows = [(part.unflatten(1, (groups, -1)) @ a).flatten(1) for part in g]  # [n, G, o/G, i k]
+    return [(use.weight, Dense(torch.stack(rows))), (use.bias, bias)]
+
+
+def _positions_last(g: Tensor) -> Tensor:
+    """From ``[n, T, o, L]`` to ``[n, o, T L]``."""
+    return g.squeeze(1) if g.shape[1] == 1 else g.transpose(1, 2).flatten(2)

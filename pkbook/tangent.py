@@ -316,7 +316,7 @@ def _side(model: nn.Module, x: Tensor, parameters: Tree, made: Plan) -> Side:
     rest = _rest(made, parameters)
     if rest:
         found |= {
-            name: Dense(widen(rows.detach().reshape(*rows.shape[:2], -1)))
+            name: Dense(widen(rows.detach().reshape(*rows.shape[:2], -1).transpose(0, 1)))
             for name, rows in features(model, x, parameters, names=rest).items()
         }
     return found

@@ -108,7 +108,7 @@ def test_the_memory_budget_and_the_splitting_change_nothing(case):
 def test_blocks_and_strips_of_any_size_change_nothing(case, monkeypatch):
     """The cache-sized pieces, made so small that every case is cut into several."""
     model, x1, x2, left, right = setting(case)
-    monkeypatch.setattr(contract, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(contract, "BLOCK_ENTRIES", 64)
     monkeypatch.setattr(contract, "CACHE_ENTRIES", 4)
     for reduce in REDUCTIONS:
         got = pk.gradient_kernel(model, x1, x2, reduce=reduce)
