@@ -54,19 +54,21 @@ class Sum:
                 else:
                     out.addmm_(a[i:j], b[k:].T, alpha=alpha)
 
-    def add_factors(self, one: Outer, two: Outer, alpha: float) -> None:
-        """Add (g . g')(a . a') for factors with one position each."""
+    def add_factors(self, one: Outer, two: Outer, alpha: float, plus: float) -> None:
+        """Add (g . g')(alpha a . a' + plus) for factors with one position each."""
         a1, a2 = one.a[:, 0] * alpha if alpha != 1.0 else one.a[:, 0], two.a[:, 0]
         g1, g2 = (torch.stack(f.g).squeeze(3) for f in (one, two))  # [C, n, o]
+        offset = a1.new_full((1,), plus)
         if self.reduce == "trace":
             g1, g2 = (g.transpose(0, 1).flatten(1) for g in (g1, g2))
             for top, bottom, k in self.strips():
                 step = max(1, CACHE_ENTRIES // (self.n2 - k))
                 for i in range(top, bottom, step):
                     j = min(i + step, bottom)
-                    self.value[i:j, k:].addcmul_(g1[i:j] @ g2[k:].T, a1[i:j] @ a2[k:].T)
+                    alike = torch.addmm(offset, a1[i:j], a2[k:].T)
+                    self.value[i:j, k:].addcmul_(g1[i:j] @ g2[k:].T, alike)
             return
-        alike = a1 @ a2.T
+        alike = torch.addmm(offset, a1, a2.T)
         if self.reduce == "diagonal":
             self.value.addcmul_(g1 @ g2.transpose(1, 2), alike)
             return
@@ -127,17 +129,30 @@ def cheapest(one: Factor, two: Factor, reduce: str, weighted: bool, symmetric: b
     return "positions" if 4 * positions <= gradients else "gradients"  # slower per multiplication
 
 
-def contract(total: Sum, one: Factor, two: Factor, weight: Tensor | float | None) -> None:
-    """Add one parameter's part to the result."""
-    alpha = weight if isinstance(weight, float) else 1.0
-    row = weight.flatten() if isinstance(weight, Tensor) else None
-    way = cheapest(one, two, total.reduce, row is not None, total.symmetric)
-    if way == "factors":
-        total.add_factors(one, two, alpha)
-    elif way == "positions":
-        total.add_positions(one, two, alpha)
-    else:
-        _add_gradients(total, one, two, row, alpha)
+Weights = dict[str, Tensor | float | None]
+
+
+def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights: Weights, twins):
+    """Add the parts of all parameters; a bias goes with its weight where both are factors."""
+    done = set()
+    for name in (*twins, *one):
+        if name in done or name not in one or name not in two:
+            continue
+        done.add(name)
+        weight, twin = weights[name], twins.get(name)
+        alpha = weight if isinstance(weight, float) else 1.0
+        row = weight.flatten() if isinstance(weight, Tensor) else None
+        way = cheapest(one[name], two[name], total.reduce, row is not None, total.symmetric)
+        if way == "factors":
+            plus = 0.0
+            if twin is not None and not isinstance(weights[twin], Tensor):
+                plus = 1.0 if weights[twin] is None else weights[twin]
+                done.add(twin)
+            total.add_factors(one[name], two[name], alpha, plus)
+        elif way == "positions":
+            total.add_positions(one[name], two[name], alpha)
+        else:
+            _add_gradients(total, one[name], two[name], row, alpha)
 
 
 def _add_gradients(total: Sum, one: Factor, two: Factor, row: Tensor | None, alpha: float) -> None:

@@ -43,6 +43,8 @@ class Plan:
     kinds: list[tuple]
     covered: frozenset[str]
     """Parameters met in known ways only; the others go through per-sample autograd."""
+    twins: dict[str, str]
+    """Weight to bias, where both belong to one linear layer that is used once."""
     outputs: int
     activations: int
     """Entries of all activations of one sample."""
@@ -161,6 +163,7 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
         layouts,
         _signature(both),
         covered,
+        _twins(both.uses, covered),
         f.shape[1],
         sum(patches),
         looked,
@@ -170,6 +173,17 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
 
 def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _twins(uses: list[Use], covered: frozenset[str]) -> dict[str, str]:
+    count = Counter(name for use in uses for name in (use.weight, use.bias))
+    return {
+        use.weight: use.bias
+        for use in uses
+        if use.kind == "linear"
+        and {use.weight, use.bias} <= covered
+        and count[use.weight] == count[use.bias] == 1
+    }
 
 
 def require_alone(f: Tensor, alone: Tensor) -> None:

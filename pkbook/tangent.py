@@ -425,9 +425,7 @@ def _blocks(model, one, two, made: Plan, reduce, weights, memory, symmetric) -> 
             same = symmetric and a == b
             right = left if same else held or _side(model, x2[j], p2, made)
             total = Sum(reduce, i.stop - i.start, j.stop - j.start, c, out, same)
-            for name, factor in left.items():
-                if name in right:
-                    contract(total, factor, right[name], weights[name])
+            contract(total, left, right, weights, made.twins)
             out[i, j] = total.result()
             if symmetric and not same:
                 mirrored = out[i, j].transpose(0, 1)
