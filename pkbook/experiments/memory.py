@@ -36,12 +36,12 @@ class Config:
 
     @classmethod
     def quick(cls) -> "Config":
-        """600 digits, about 15 seconds."""
+        """600 digits."""
         return cls()
 
     @classmethod
     def full(cls) -> "Config":
-        """6,000 digits and four passes through them: half an hour, less with a GPU."""
+        """6,000 digits and four passes through them."""
         return cls(per_class=600, rate=0.1, size=50, steps=480, nodes=64, pool=200)
 
 

@@ -49,7 +49,7 @@ class Config:
 
     @classmethod
     def full(cls) -> "Config":
-        """More data, longer, more rates: some minutes."""
+        """More data, longer, more rates."""
         rates = tuple(0.15 / 2**k for k in range(7))
         slow = (0.08, 0.04, 0.02, 0.01)
         more = {"points": 60, "digits": 100, "cnn_steps": 60, "relu_steps": 40}
