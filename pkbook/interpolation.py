@@ -32,7 +32,7 @@ from pkbook.checks import (
 )
 from pkbook.optimizers import StepState, memory_of
 from pkbook.quadrature import average_features, left_features
-from pkbook.recording import Recording
+from pkbook.recording import Recording, set_modes
 from pkbook.sides import calling
 from pkbook.tangent import (
     Tree,
@@ -230,9 +230,7 @@ class _Recursion:
     def _meet(self, k: int, before: StepState, u: Tree, model: nn.Module) -> Tensor:
         r"""Contributions of the batch, ``[B, m, C]``: :math:`\mp\partial_f L\cdot\nabla f_i\,u`."""
         record = self.run.store.steps[k]
-        training = set(record.training)
-        for name, module in model.named_modules():
-            module.training = name in training
+        set_modes(model, record)
         m, c = next(iter(u.values())).shape[:2]
         directions = {
             name: self.memory.sign(before, name) * value.flatten(0, 1) for name, value in u.items()

@@ -43,6 +43,13 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def set_modes(model: nn.Module, record: StepRecord) -> None:
+    """Put every module in the mode, train or eval, that it had at a recorded step."""
+    training = set(record.training)
+    for name, module in model.named_modules():
+        module.training = name in training
+
+
 class Recording:
     """A run as data; see :class:`pkbook.Trajectory`, which adds what is computed from it."""
 
@@ -232,16 +239,13 @@ class Recording:
 
     def _repeat(self, record: StepRecord, model, optimizer) -> StepState:
         """Make a recorded step again on a copy; returns the state before it."""
-        training = set(record.training)
-        for name, module in model.named_modules():
-            module.training = name in training
-        for group, settings in zip(optimizer.param_groups, record.settings, strict=True):
-            group.update(settings)
+        set_modes(model, record)
         before = self._moving(model)
         by_name = dict(model.named_parameters())
-        settings = {}
         names = {id(p): name for name, p in by_name.items()}
+        settings = {}
         for group, values in zip(optimizer.param_groups, record.settings, strict=True):
+            group.update(values)
             settings |= {names[id(p)]: values for p in group["params"]}
         first = frozenset(
             n for n in self.names if optimizer.state[by_name[n]].get("momentum_buffer") is None

@@ -54,11 +54,6 @@ def trainable(model: nn.Module) -> Tree:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def count(parameters: Tree) -> int:
-    """Number of scalars :math:`P` in a tree."""
-    return sum(p.numel() for p in parameters.values())
-
-
 def inner(features: Tree, vector: Tree) -> Tensor:
     r"""Features ``[..., *shape]`` times a vector ``[*shape]``: :math:`\langle\varphi,v\rangle`."""
     total = None
@@ -278,6 +273,11 @@ def _plain(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 
+def _copied(parameters: Tree) -> Tree:
+    """Copies, for a layer may change its weights in place (an embedding with ``max_norm``)."""
+    return {name: p.clone() for name, p in parameters.items()}
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device (a guess of 2 GiB where the system does not say)."""
     if device.type == "cuda":
@@ -348,22 +348,24 @@ def gram(
 
 def _gram(model: nn.Module, x1, x2, reduce: str, weight, parameters, memory) -> Tensor:
     symmetric = x2 is None and parameters[1] is None
-    x2 = x1 if x2 is None else x2
     p1 = _checked(model, x1, parameters[0], "x1")
-    p2 = _checked(model, x2, p1 if parameters[1] is None else parameters[1], "x2")
-    x1, x2 = _plain(x1), _plain(x2)
-    p1, p2 = ({name: p.clone() for name, p in tree.items()} for tree in (p1, p2))
+    ends = [("x1", _plain(x1), _copied(p1))]
+    if not symmetric:
+        x2 = x1 if x2 is None else x2
+        p2 = _checked(model, x2, p1 if parameters[1] is None else parameters[1], "x2")
+        ends.append(("x2", _plain(x2), _copied(p2)))
     weights = _weights(weight, p1)
     if memory is None:
         memory = min(free_memory(x1.device) // 4, LARGEST_DEFAULT)
     require_whole(memory, "memory")
-    for name, x, p in (("x1", x1, p1), ("x2", x2, p2)):
+    for name, x, p in ends:
         _require_fit(model, x, p, name)
-    made = plan(model, x1, p1)
-    out = _blocks(model, (x1, p1), (x2, p2), made, reduce, weights, memory, symmetric)
+    one, two = ends[0][1:], ends[-1][1:]
+    made = plan(model, *one)
+    out = _blocks(model, one, two, made, reduce, weights, memory, symmetric)
     if not torch.isfinite(out).all():
-        for name, x, p in (("x1", x1, p1), ("x2", x2, p2)):
-            require_finite_layers(model, x, p, name)
+        for name, x, p in ends:
+            _require_finite_layers(model, x, p, name)
         raise ValueError("the kernel is not finite: a gradient of the model overflowed or is NaN")
     return out
 
@@ -377,10 +379,10 @@ def _require_fit(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> No
             f"model cannot be applied to {name} of shape {tuple(x.shape)}: {error}"
         ) from error
     if not torch.isfinite(f).all():
-        require_finite_layers(model, x[:1], parameters, name)
+        _require_finite_layers(model, x[:1], parameters, name)
 
 
-def require_finite_layers(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> None:
+def _require_finite_layers(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> None:
     """``ValueError`` naming the first layer whose output is not finite."""
 
     def look(layer: str) -> Callable:

@@ -10,24 +10,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from oracles import Tied
 from safetensors.torch import save_file
 from torch import nn
 
 import pkbook as pk
 from pkbook.distributed import distributed_kernel
 from pkbook.tangent import trainable
-
-
-class Tied(nn.Module):
-    """One matrix used twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
-        self.second.weight = self.first.weight
-
-    def forward(self, x):
-        return self.second(torch.tanh(self.first(x)))
 
 
 def _cnn():

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import torch
+from torch import nn
 
 
 def jacobian(model, x):
@@ -81,3 +82,15 @@ def forward_attribution(model, loss, data, batches, query, *, lr, momentum=0.0, 
         decayed += phi @ (-rate * step_d)
         theta = theta + delta
     return out, decayed, set_vector(model, theta)
+
+
+class Tied(nn.Module):
+    """One matrix used twice: its gradient is the sum over both uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))

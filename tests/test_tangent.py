@@ -5,23 +5,12 @@ import itertools
 import oracles
 import pytest
 import torch
+from oracles import Tied
 from torch import nn
 
 import pkbook as pk
 from pkbook.sides import calling
 from pkbook.tangent import pushforward, trainable
-
-
-class Tied(nn.Module):
-    """One matrix used twice: its gradient is the sum over both uses."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
-        self.second.weight = self.first.weight
-
-    def forward(self, x):
-        return self.second(torch.tanh(self.first(x)))
 
 
 def _mlp():
