@@ -116,9 +116,8 @@ def dead_sliders(page: Page) -> list[str]:
     return problems
 
 
-def found_pages(page: Page, home: str, word: str) -> list[str]:
-    """Addresses, relative to the home, that the site's own search finds for a word."""
-    page.goto(f"{home}/search.html?q={word}", wait_until="networkidle")
+def found_pages(page: Page, home: str) -> list[str]:
+    """Addresses, relative to the home, that an opened page of search results lists."""
     page.wait_for_function(
         "() => /found|did not match/i.test(document.querySelector('#search-results p')?.innerText)"
     )
