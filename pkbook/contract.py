@@ -28,12 +28,18 @@ class Sum:
         self.value = like.new_zeros(shape)
 
     def strips(self) -> list[tuple[int, int, int]]:
-        """Row ranges of the result; for a symmetric one only columns from the diagonal on."""
-        size = self.value.shape[-2]
-        if not self.symmetric or size < 64:
-            return [(0, size, 0)]
-        step = max(32, -(-size // 8))
-        return [(i, min(i + step, size), i) for i in range(0, size, step)]
+        """Strips ``[:rows, start:stop]``; of a symmetric result those above the diagonal.
+
+        Widths are multiples of 32: a product with 128 columns is 15 % faster than with 125.
+        """
+        rows, columns = self.value.shape[-2:]
+        if not self.symmetric or rows < 64:
+            return [(rows, 0, columns)]
+        step = 32 * -(-rows // 256)
+        stops = [min(i + step, rows) for i in range(0, rows, step)]
+        return [
+            (stop, start, stop) for start, stop in zip(range(0, rows, step), stops, strict=True)
+        ]
 
     def add(self, left: Tensor, right: Tensor, alpha: float, outputs: slice) -> None:
         """Add the products of two sets of gradients ``[c, n, P]`` of some outputs."""
@@ -45,14 +51,14 @@ class Sum:
             pairs = [tuple(t.transpose(0, 1).flatten(1) for t in (left, right))]
         else:
             pairs = list(zip(left, right, strict=True))
-        for i, j, k in self.strips():
-            out = self.value[..., i:j, k:]
+        for rows, start, stop in self.strips():
+            out = self.value[..., :rows, start:stop]
             out = out[outputs] if self.reduce == "diagonal" else out
             for a, b in pairs:
                 if self.reduce == "diagonal":
-                    out.baddbmm_(a[:, i:j], b[:, k:].transpose(1, 2), alpha=alpha)
+                    out.baddbmm_(a[:, :rows], b[:, start:stop].transpose(1, 2), alpha=alpha)
                 else:
-                    out.addmm_(a[i:j], b[k:].T, alpha=alpha)
+                    out.addmm_(a[:rows], b[start:stop].T, alpha=alpha)
 
     def add_factors(self, one: Outer, two: Outer, alpha: float, plus: float) -> None:
         """Add (g . g')(alpha a . a' + plus) for factors with one position each."""
@@ -61,12 +67,12 @@ class Sum:
         offset = a1.new_full((1,), plus)
         if self.reduce == "trace":
             g1, g2 = (g.transpose(0, 1).flatten(1) for g in (g1, g2))
-            for top, bottom, k in self.strips():
-                step = max(1, CACHE_ENTRIES // (self.n2 - k))
-                for i in range(top, bottom, step):
-                    j = min(i + step, bottom)
-                    alike = torch.addmm(offset, a1[i:j], a2[k:].T)
-                    self.value[i:j, k:].addcmul_(g1[i:j] @ g2[k:].T, alike)
+            for rows, start, stop in self.strips():
+                step = max(1, CACHE_ENTRIES // (stop - start))
+                for i in range(0, rows, step):
+                    j = min(i + step, rows)
+                    alike = torch.addmm(offset, a1[i:j], a2[start:stop].T)
+                    self.value[i:j, start:stop].addcmul_(g1[i:j] @ g2[start:stop].T, alike)
             return
         alike = torch.addmm(offset, a1, a2.T)
         if self.reduce == "diagonal":
@@ -106,8 +112,8 @@ class Sum:
 
     def _mirror(self) -> None:
         """Copy the half above the diagonal, so that the result is symmetric to the last bit."""
-        for i, j, _ in self.strips():
-            self.value[..., j:, i:j] = self.value[..., i:j, j:].transpose(-1, -2)
+        for _, i, j in self.strips():
+            self.value[..., i:j, :i] = self.value[..., :i, i:j].transpose(-1, -2)
             square = self.value[..., i:j, i:j]
             square.copy_(square.triu() + square.triu(1).transpose(-1, -2))
 

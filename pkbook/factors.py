@@ -173,7 +173,10 @@ def leading_dimensions(use: Use) -> int:
 
 
 def unfold(x: Tensor, o: dict) -> Tensor:
-    """Patches of a padded input ``[n, c, *space]`` as ``[n, L, c, k]``."""
+    """Patches of a padded input ``[n, c, *space]`` as ``[n, c, k, L]``.
+
+    Positions last: whole rows of the input are then copied, several times faster than patches.
+    """
     d = o["dimensions"]
     stride, dilation = (_each(o[name], d) for name in ("stride", "dilation"))
     padding = o["padding"]
@@ -188,8 +191,8 @@ def unfold(x: Tensor, o: dict) -> Tensor:
         x = x.unfold(axis + 2, w * (k - 1) + 1, s)[..., ::w]
     n, c = x.shape[:2]
     space = x.shape[2 : 2 + d]
-    order = (0, *range(2, 2 + d), 1, *range(2 + d, 2 + 2 * d))
-    return x.permute(order).reshape(n, space.numel(), c, -1)
+    order = (0, 1, *range(2 + d, 2 + 2 * d), *range(2, 2 + d))
+    return x.permute(order).reshape(n, c, -1, space.numel())
 
 
 def _each(value, d: int) -> tuple:

@@ -52,6 +52,8 @@ class Plan:
     """Whether the model asks about values, so that its path may depend on the batch."""
     gradients: int
     """Entries of all layer outputs of one sample: the gradients of one network output."""
+    ends: Tensor
+    """Outputs ``[2, C]`` of the first and the last sample, each alone."""
 
     def entries(self, outputs: int) -> int:
         """Numbers held per sample while a side with so many outputs is made and used."""
@@ -168,6 +170,7 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
         sum(patches),
         looked,
         sum(use.out for use in first.uses),
+        torch.cat([f1, f2]),
     )
 
 
@@ -360,8 +363,8 @@ def _normalised(use: Use, x: Tensor) -> Tensor:
 
 
 def _conv_factors(use: Use, layout: Layout, g: list[Tensor]):
-    patches = unfold(widen(use.inputs), use.options)  # [B, L, c, k]
-    patches = layout.split(patches, 1).flatten(1, 2)  # [n, T L, c, k]
+    patches = unfold(widen(use.inputs), use.options)  # [B, c, k, L]
+    patches = layout.split(patches, 1).movedim(4, 2).flatten(1, 2)  # [n, T L, c, k]
     g = [part.flatten(2) for part in g]  # [B, o, L]
     g = [_positions_last(part) for part in _split(g, layout, 1)]  # [n, o, T L]
     bias = Dense(torch.stack([part.sum(2) for part in g]))

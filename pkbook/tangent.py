@@ -47,6 +47,7 @@ from pkbook.sides import (
 
 REDUCTIONS = ("trace", "full", "diagonal")
 LARGEST_DEFAULT = 2**30  # bytes; more does not make it faster
+SLICE = 2**28  # bytes; buffers of this size are used again, larger ones are fresh pages each time
 
 
 def trainable(model: nn.Module) -> Tree:
@@ -304,10 +305,15 @@ def _rest(made: Plan, parameters: Tree) -> list[str]:
     return [name for name in parameters if name not in made.covered]
 
 
-def _side(model: nn.Module, x: Tensor, parameters: Tree, made: Plan) -> Side:
-    """All parameters: the covered ones by factors, the rest by per-sample autograd."""
-    rows = list(range(len(x))) if made.looked else sorted({0, len(x) - 1})
-    alone = torch.cat([evaluate(model, x[i : i + 1], parameters, None) for i in rows])
+def _side(model: nn.Module, x: Tensor, parameters: Tree, made: Plan, planned=False) -> Side:
+    """All parameters: the covered ones by factors, the rest by per-sample autograd.
+
+    ``planned``: the plan was made with these samples, so their ends are known alone.
+    """
+    rows = list(range(len(x))) if made.looked else [0, len(x) - 1]
+    alone = made.ends
+    if made.looked or not planned:
+        alone = torch.cat([evaluate(model, x[i : i + 1], parameters, None) for i in rows])
     if made.covered:
         found = side(calling(model, x), parameters, made, alone=(rows, alone))
     else:
@@ -358,12 +364,17 @@ def _gram(model: nn.Module, x1, x2, reduce: str, weight, parameters, memory) -> 
     if memory is None:
         memory = min(free_memory(x1.device) // 4, LARGEST_DEFAULT)
     require_whole(memory, "memory")
-    for name, x, p in ends:
-        _require_fit(model, x, p, name)
     one, two = ends[0][1:], ends[-1][1:]
-    made = plan(model, *one)
+    try:
+        made = plan(model, *one)
+    except Exception:
+        _require_fit(model, *one, "x1")  # says it better, where it is the inputs' fault
+        raise
+    if not symmetric:
+        _require_fit(model, *two, "x2")
     out = _blocks(model, one, two, made, reduce, weights, memory, symmetric)
-    if not torch.isfinite(out).all():
+    # A sum passes over the result once, and shows every NaN and infinity.
+    if not torch.isfinite(out.sum()) and not torch.isfinite(out).all():
         for name, x, p in ends:
             _require_finite_layers(model, x, p, name)
         raise ValueError("the kernel is not finite: a gradient of the model overflowed or is NaN")
@@ -411,12 +422,15 @@ def _blocks(model, one, two, made: Plan, reduce, weights, memory, symmetric) -> 
     per_row = made.entries(c) + c * sum(p1[name].numel() for name in _rest(made, p1))
     per_row *= max(4, like.dtype.itemsize)
     rows1, rows2 = (_slices(len(x), per_row, memory) for x in (x1, x2))
+    if len(rows2) == 1 and not symmetric:  # held whole, so that small slices repeat no work
+        rows1 = _slices(len(x1), per_row, min(memory, max(SLICE, 2 * per_row * len(x2))))
     kind = torch.float32 if like.dtype.itemsize < 4 else like.dtype
     shape = {"trace": (), "diagonal": (c,), "full": (c, c)}[reduce]
     out = torch.empty(len(x1), len(x2), *shape, dtype=kind, device=like.device)
+    whole = len(rows1) == 1
     held = _side(model, x2, p2, made) if len(rows2) == 1 and not symmetric else None
     for a, i in enumerate(rows1):
-        left = _side(model, x1[i], p1, made)
+        left = _side(model, x1[i], p1, made, planned=whole)
         if held and len(rows1) > 1 and a == 0:
             held = {
                 n: write_out(left[n], held[n], reduce, isinstance(weights[n], Tensor)) for n in held
@@ -428,6 +442,8 @@ def _blocks(model, one, two, made: Plan, reduce, weights, memory, symmetric) -> 
             right = left if same else held or _side(model, x2[j], p2, made)
             total = Sum(reduce, i.stop - i.start, j.stop - j.start, c, out, same)
             contract(total, left, right, weights, made.twins)
+            if whole and len(rows2) == 1:
+                return total.result()
             out[i, j] = total.result()
             if symmetric and not same:
                 mirrored = out[i, j].transpose(0, 1)
