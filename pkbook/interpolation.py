@@ -13,7 +13,9 @@ because the query's gradient is averaged over each step (fundamental theorem of 
 of being taken at its left end.
 """
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -28,21 +30,17 @@ from pkbook.checks import (
     require_choice,
     require_deterministic,
     require_inputs,
+    require_tensor,
     require_whole,
 )
-from pkbook.optimizers import StepState, memory_of
-from pkbook.quadrature import average_features, left_features
-from pkbook.recording import Recording, set_modes
+from pkbook.meeting import Batch, Pulls, batch_gradient, meet
+from pkbook.memory import Memory, own_terms
+from pkbook.optimizers import StepState
+from pkbook.quadrature import Average, Query, Segment, gauss, left_end, refined
+from pkbook.recording import Recording, Replayed
 from pkbook.sides import calling
-from pkbook.tangent import (
-    Tree,
-    _selection,
-    evaluate,
-    gram,
-    products,
-    trainable,
-    try_plan,
-)
+from pkbook.steps import mixes_samples, parts_of, put_buffers, run_part, set_modes
+from pkbook.tangent import Tree, _selection, gram, trainable, try_plan
 
 RULES = ("gauss", "riemann")
 
@@ -60,11 +58,19 @@ class Interpolation:
     by_step: list[tuple[Tensor, Tensor]]
     """For each step its batch ``[B]`` and the contributions made there ``[B, m, C]``."""
     other: dict[str, Tensor]
-    """Changes that belong to no sample (weight decay, initial momentum), ``{name: [m, C]}``."""
+    """Changes that belong to no sample, ``{name: [m, C]}``: *weight decay*, *initial momentum*,
+    *running statistics* (BatchNorm), *replay difference* (another machine's rounding)."""
     remainder: Tensor
     """What the quadrature rule left out, summed over the steps, ``[m, C]``."""
     pieces: Tensor
     """Sub-intervals used at each step ``[K]``: more than one where the path had kinks."""
+    by_parameter: dict[str, Tensor] = field(default_factory=dict)
+    """With ``layers=True``: the contributions by parameter tensor, ``{name: [N, m, C]}``."""
+    entries: dict[str, Tensor] = field(default_factory=dict)
+    """What moved through single entries of the parameters asked for, all samples together,
+    ``{name: [m, C, *shape]}``."""
+    tolerance: float | None = None
+    """What was asked of ``completeness``."""
 
     @property
     def change(self) -> Tensor:
@@ -86,6 +92,22 @@ class Interpolation:
         gap = (self.change - self.explained).norm(dim=1)
         size = self.change.norm(dim=1)
         return torch.where(gap == 0, 0.0, gap / size)
+
+    @property
+    def reached(self) -> Tensor:
+        """Whether each query's sum closes to the tolerance asked for, bool ``[m]``."""
+        return self.completeness <= (0.0 if self.tolerance is None else self.tolerance)
+
+    def by_group(self, labels: Tensor) -> dict:
+        """Contributions summed over the samples of each label ``[N]``: ``{label: [m, C]}``."""
+        labels = require_tensor(labels, "labels")
+        if labels.shape != self.contributions.shape[:1]:
+            raise ValueError(
+                f"labels must give one label per sample [{len(self.contributions)}], got shape "
+                f"{tuple(labels.shape)}"
+            )
+        labels = labels.to(self.contributions.device)
+        return {v.item(): self.contributions[labels == v].sum(0) for v in labels.unique()}
 
     @cached_property
     def by_time(self) -> Tensor:
@@ -116,6 +138,8 @@ def interpolate(
     nodes: int = 3,
     tolerance: float | None = 1e-3,
     most_pieces: int = 64,
+    layers: bool = False,
+    entries: Sequence[str] = (),
     progress: bool = False,
 ) -> Interpolation:
     r"""Take the predictions at ``x`` apart into the training samples of a recorded run.
@@ -138,7 +162,13 @@ def interpolate(
         times the root sum of squares of all residuals is at most ``tolerance`` times the change of
         that query, or until the step has ``most_pieces`` pieces.  Residuals at kinks have random
         signs, so their sum then stays below ``tolerance`` (three standard deviations); what it
-        really is stands in ``remainder`` and ``completeness``.  ``None``: never bisect.
+        really is stands in ``remainder`` and ``completeness``; a query that stays above it is
+        named in a warning and in ``reached``.  ``None``: never bisect, and measure no residual by
+        step, which saves a forward pass of the queries each.
+    layers
+        also give the contributions by parameter tensor (``by_parameter``).
+    entries
+        names of parameters of which every single entry's part is wanted (``entries``).
     progress
         show a bar over the steps.
 
@@ -168,107 +198,216 @@ def interpolate(
     require_inputs(run.model, x, "x")
     with evaluating(run.model):
         require_deterministic(run.model)
-    recursion = _Recursion(run, x, outputs, rule, nodes, tolerance, most_pieces)
+    unknown = set(entries) - set(run.names)
+    if isinstance(entries, str) or unknown:
+        raise ValueError(
+            f"entries must be a list of trained parameters ({', '.join(run.names)}), "
+            f"got {entries!r}"
+        )
+    if rule == "riemann":
+        tolerance = None
+    rules = _Rules(rule, nodes, tolerance, most_pieces)
+    told = _Recursion(run, x, _selection(outputs, len(x), x.device), rules, layers, tuple(entries))
     with tqdm(total=len(run), disable=not progress, desc="steps taken apart") as bar:
-        for start, states, model in run.segments_backwards():
-            for offset in reversed(range(len(states) - 1)):
-                recursion.step(start + offset, states[offset], states[offset + 1], model)
+        for part in run.segments_backwards():
+            told.arrive(part)
+            for offset in reversed(range(len(part.states) - 1)):
+                told.step(part.start + offset, *part.states[offset : offset + 2], part.model)
                 bar.update()
-    return recursion.result()
+    return _warned(told.result())
+
+
+def _warned(told: Interpolation) -> Interpolation:
+    if told.tolerance is not None and not told.reached.all():
+        worst = told.completeness.max().item()
+        warnings.warn(
+            f"the tolerance {told.tolerance:g} was not reached for queries "
+            f"{(~told.reached).nonzero().flatten().tolist()[:8]}: up to {worst:.2g} of the change "
+            "remains (see remainder); allow more pieces or nodes",
+            stacklevel=3,
+        )
+    return told
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """How the query's gradient is averaged over a step."""
+
+    rule: str
+    nodes: int
+    tolerance: float | None
+    most_pieces: int
+
+    def average(self, segment: Segment, ends, allowed: Tensor | None) -> Average:
+        if self.rule == "riemann":
+            return left_end(segment, ends)
+        if allowed is None:
+            return gauss(segment, self.nodes, ends)
+        return refined(segment, self.nodes, ends, allowed, self.most_pieces)
 
 
 class _Recursion:
-    """Walks a run backwards and collects the contributions (THEORY: u_s in terms of u_{s+1})."""
+    """Walks a run backwards and collects the contributions."""
 
-    def __init__(self, run, x, outputs, rule, nodes, tolerance, most_pieces) -> None:
-        self.run, self.x = run, x
-        self.rule, self.nodes, self.most_pieces = rule, nodes, most_pieces
-        self.chosen = _selection(outputs, len(x), x.device)
-        self.memory = memory_of(run.optimizer)
+    def __init__(self, run: Recording, x: Tensor, chosen, rules: _Rules, layers, entries) -> None:
+        self.run, self.rules, self.layers = run, rules, layers
         first = run.model_at(0)
-        moving = {name: p for name, p in trainable(first).items() if name in run.names}
-        self.plan = try_plan(first, run.x[:2], moving)
-        self.initial = self._predict(first)
-        self.final = self._predict(run.model_at(len(run)))
-        self.remainder = torch.zeros_like(self.final, dtype=torch.float64)
-        self.contributions = self.remainder.new_zeros(len(run.x), *self.final.shape)
+        own = {name: p for name, p in trainable(first).items() if name in run.names}
+        self.plan = try_plan(first, run.x[:2], own)
+        self.query = Query(x, chosen, self.plan)
+        self.memory = Memory()
+        self.initial = self.query.value(first, trainable(first))
+        last = run.model_at(len(run))
+        self.final = self.query.value(last, trainable(last))
+        self.after: Tensor | None = self.final  # outputs after the step at hand, where known
+        zero = torch.zeros_like(self.final, dtype=torch.float64)
+        self.moved = zero.clone()
+        self.contributions = zero.new_zeros(len(run.x), *zero.shape)
+        self.by_parameter = {n: self.contributions.clone() for n in run.names} if layers else {}
+        self.entries = {n: zero.new_zeros(*zero.shape, *own[n].shape) for n in entries}
         self.other: dict[str, Tensor] = {}
         self.by_step: list = [None] * len(run)
         self.pieces = torch.ones(len(run), dtype=torch.int64)
         self.budget = None
-        if tolerance is not None and rule == "gauss":
+        if rules.tolerance is not None:
             size = (self.final.double() - self.initial.double()).norm(dim=1, keepdim=True)
-            self.budget = (tolerance * size / 3).square().expand_as(self.remainder).clone()
+            self.budget = (rules.tolerance * size / 3).square().expand_as(zero).clone()
 
-    def _predict(self, model: nn.Module) -> Tensor:
-        return evaluate(model, self.x, trainable(model), self.chosen)
+    def _add_other(self, name: str, value: Tensor) -> None:
+        self.other[name] = self.other.get(name, 0) + value
+
+    def arrive(self, part: Replayed) -> None:
+        """At the end of a replayed part: what its end misses of the recorded one."""
+        part.model.eval()
+        if part.gap == 0:
+            return
+        end = part.states[-1]
+        put_buffers(part.model, end.buffers)
+        replayed = self.query.value(part.model, end.parameters)
+        recorded = {k.partition("/")[2]: t for k, t in part.end.items()}
+        put_buffers(part.model, recorded)
+        here = {n: recorded[n].to(p.device) for n, p in end.parameters.items()}
+        was = self.query.value(part.model, here)
+        self._add_other("replay difference", was.double() - replayed.double())
+        self.after = replayed
 
     def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
         """Step k: average the query's gradient, pull it through the optimizer, meet the batch."""
-        average, residual = self._average(k, before.parameters, after.parameters, model)
-        self.remainder += residual
-        u = self.memory.pull(before, average)
-        for name, value in self.memory.own_terms(before, u).items():
-            self.other[name] = self.other.get(name, 0) + value.double()
-        values = self._meet(k, before, u, model)
-        batch = torch.tensor(self.run.store.steps[k].batch, device=self.x.device)
-        self.contributions.index_add_(0, batch, values)
-        self.by_step[k] = (batch, values)
+        average = self._average(k, before, after, model)
+        pulls: Pulls = {}
+        for name, c in before.coefficients.items():
+            nodes = average.nodes[name]
+            pull = self.memory.pull(name, c, nodes)
+            own = own_terms(c, pull, nodes, before.parameters[name])
+            if own is not None:
+                self._add_other("weight decay", own.T)
+            if pull is not None:
+                pulls[name] = (c, pull)
+        parts = [self._batch(k, part, before, model) for part in self._parts(k)]
+        values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
+        numbers = torch.tensor(self.run.store.steps[k].batch, device=self.run.x.device)
+        total = sum(values.values()) if values else self._nothing(len(numbers))
+        self.contributions.index_add_(0, numbers, total)
+        for name in self.by_parameter.keys() & values.keys():
+            self.by_parameter[name].index_add_(0, numbers, values[name])
+        self.by_step[k] = (numbers, total)
+        self._add_entries(parts, pulls)
 
-    def _average(self, k: int, start: Tree, end: Tree, model: nn.Module) -> tuple[Tree, Tensor]:
+    def _nothing(self, n: int) -> Tensor:
+        return self.moved.new_zeros(n, *self.moved.shape)
+
+    def _average(
+        self, k: int, before: StepState, after_step: StepState, model: nn.Module
+    ) -> Average:
         model.eval()
-        if self.rule == "riemann":
-            return left_features(model, self.x, start, end, self.chosen)
-        allowed = None if self.budget is None else (self.budget / (k + 1)).sqrt()
-        average, residual, self.pieces[k] = average_features(
-            model, self.x, start, end, self.chosen, self.nodes, allowed, self.most_pieces
-        )
+        put_buffers(model, before.buffers)
+        segment = Segment(self.query, model, before.parameters, after_step.parameters)
+        moved = any(not torch.equal(b, after_step.buffers[n]) for n, b in before.buffers.items())
+        ends = allowed = None
+        after, self.after = self.after, None
+        if moved or self.budget is not None:
+            end = segment.value(1.0) if moved or after is None else after
+            ends = segment.value(0.0), end
+            self.after = ends[0]
+        if moved:
+            if after is None:
+                put_buffers(model, after_step.buffers)
+                after = segment.value(1.0)
+                put_buffers(model, before.buffers)
+            self._add_other("running statistics", after.double() - end.double())
+        if self.budget is not None:
+            allowed = (self.budget / (k + 1)).sqrt()
+        average = self.rules.average(segment, ends, allowed)
+        self.pieces[k] = average.pieces
+        self.moved += average.moved
         if self.budget is not None:  # what a step did not use is left for the steps before it
-            self.budget = (self.budget - residual.square()).clamp_min(0.0)
-        return average, residual
+            self.budget = (self.budget - average.residual.square()).clamp_min(0.0)
+        return average
 
-    def _meet(self, k: int, before: StepState, u: Tree, model: nn.Module) -> Tensor:
-        r"""Contributions of the batch, ``[B, m, C]``: :math:`\mp\partial_f L\cdot\nabla f_i\,u`."""
-        record = self.run.store.steps[k]
+    def _parts(self, k: int) -> list:
+        return parts_of(self.run.store.steps[k])
+
+    def _batch(self, k: int, part: tuple[list[int], int], before: StepState, model) -> Batch:
+        """One forward pass of step k, in the modes and with the random numbers it had then."""
+        run, record = self.run, self.run.store.steps[k]
         set_modes(model, record)
-        m, c = next(iter(u.values())).shape[:2]
-        directions = {
-            name: self.memory.sign(before, name) * value.flatten(0, 1) for name, value in u.items()
-        }
-        seen = {}
+        share = 1 / max(1, len(record.parts))
+        n, seen = len(part[0]), {}
 
         def forward(parameters: Tree, watch, then):
             def then_with_shape(f: Tensor):
                 seen["shape"] = f.shape
-                return then(as_matrix(f, len(record.batch)))
+                return then(as_matrix(f, n))
 
             def call(xb: Tensor):
                 return calling(model, xb)(parameters, watch, then_with_shape)
 
-            batch = torch.tensor(record.batch, device=self.run.x.device)
-            seen["targets"] = self.run.y[batch]
-            return self.run.forward(record, call)[0]
+            return run_part(run.problem, part, call)[0]
 
         def slope(f: Tensor) -> Tensor:
+            targets = run.y[torch.tensor(part[0], device=run.y.device)]
             with torch.enable_grad():
                 f = f.detach().reshape(seen["shape"]).requires_grad_()
-                loss = batch_loss(self.run.loss, f, seen["targets"])
-            return torch.autograd.grad(loss, f)[0].reshape(len(record.batch), -1)
+                loss = batch_loss(run.loss, f, targets) * share
+            return torch.autograd.grad(loss, f)[0].reshape(n, -1)
 
-        values = products(forward, slope, before.parameters, directions, self.plan)
-        return values.T.reshape(-1, m, c)
+        # Batch statistics mix the samples: a sample's share is then that of its own loss.
+        plan = None if mixes_samples(model) else self.plan
+        return Batch(forward, slope, before.parameters, plan)
+
+    @staticmethod
+    def _met(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Put the parts of a step together, ``[B, m, C]``."""
+        names = found[0] if found else ()
+        return {n: torch.cat([f[n] for f in found], 2).permute(2, 1, 0) for n in names}
+
+    def _add_entries(self, parts: list[Batch], pulls: Pulls) -> None:
+        names = [n for n in self.entries if n in pulls]
+        if not names:
+            return
+        for batch in parts:
+            for name, g in batch_gradient(batch, names).items():
+                c, pull = pulls[name]
+                rows = pull.formed().double() * (g * c.clip).flatten() * (-c.sign * pull.scale)
+                self.entries[name] += rows.transpose(0, 1).reshape(self.entries[name].shape)
 
     def result(self) -> Interpolation:
-        for name, value in self.memory.initial_terms(self.run.initial_buffers()).items():
-            self.other[name] = value.double()
+        initial = self.memory.initial(self.run.initial_memory())
+        if initial is not None:
+            self._add_other("initial momentum", initial.T)
+        change = self.final.double() - self.initial.double()
+        outside = ("running statistics", "replay difference")
         return Interpolation(
             self.initial,
             self.final,
             self.contributions,
             self.by_step,
             self.other,
-            self.remainder,
+            change - self.moved - sum(self.other.get(name, 0) for name in outside),
             self.pieces,
+            self.by_parameter,
+            self.entries,
+            self.rules.tolerance,
         )
 
 
@@ -285,11 +424,12 @@ def path_kernel(
     if len(run) == 0:
         raise ValueError("run has no step yet: call run.step(batch) before path_kernel")
     total = None
-    for _, states, model in run.segments_backwards():
-        model.eval()
-        for state in states[:-1]:
+    for part in run.segments_backwards():
+        model = part.model.eval()
+        for state in part.states[:-1]:
             own = trainable(model)
-            rates = {n: state.settings[n]["lr"] if n in state.settings else 0.0 for n in own}
+            rates = {n: state.rates.get(n, 0.0) for n in own}
+            put_buffers(model, state.buffers)
             here = own | state.parameters
             k = gram(model, x1, x2, reduce=reduce, weight=rates, parameters1=here)
             total = k if total is None else total + k

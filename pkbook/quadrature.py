@@ -10,13 +10,20 @@ forward passes, the exact error of that rule.  Where the network has kinks (ReLU
 integrand jumps, and the interval is halved until the error is small enough.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pkbook.tangent import Tree, evaluate, features, inner
+from pkbook.contract import project
+from pkbook.factors import Dense
+from pkbook.memory import Nodes, written
+from pkbook.sides import Plan, Side
+from pkbook.tangent import Tree, evaluate, query_side
+
+KEPT = 4  # gradients of a step kept as factors; more of them are summed as soon as they are known
 
 
 @cache
@@ -30,82 +37,129 @@ def gauss_legendre(nodes: int) -> tuple[tuple[float, float], ...]:
     return tuple((float((1 + a) / 2), float(b / 2)) for a, b in zip(t, w, strict=True))
 
 
-def _between(start: Tree, delta: Tree, tau: float) -> Tree:
-    return {name: p + tau * delta[name] for name, p in start.items()}
+@dataclass(frozen=True)
+class Query:
+    """What is asked: inputs, one output for each or all, and how the model treats them."""
+
+    x: Tensor
+    chosen: Tensor | None
+    plan: Plan | None
+
+    def value(self, model: nn.Module, parameters: Tree) -> Tensor:
+        """The outputs ``[m, C]``."""
+        return evaluate(model, self.x, parameters, self.chosen)
+
+    def gradient(self, model: nn.Module, parameters: Tree) -> Side:
+        """Their gradients, parameter by parameter."""
+        return query_side(model, self.x, parameters, self.plan, self.chosen)
 
 
-class _Segment:
+@dataclass(frozen=True)
+class Average:
+    """The averaged gradient as weighted nodes, and what the rule says about itself."""
+
+    nodes: dict[str, Nodes]
+    moved: Tensor
+    r""":math:`\langle\bar\varphi,\Delta\rangle`, ``[m, C]``, in float64."""
+    residual: Tensor | None
+    r""":math:`f(\theta+\Delta)-f(\theta)` less that; None where it was not asked for."""
+    pieces: int
+
+
+class Segment:
     """One step: its straight line in parameter space and the query on it."""
 
-    def __init__(self, model: nn.Module, x: Tensor, start: Tree, end: Tree, chosen) -> None:
-        self.model, self.x, self.chosen = model, x, chosen
-        self.start, self.end = start, end
+    def __init__(self, query: Query, model: nn.Module, start: Tree, end: Tree) -> None:
+        self.query, self.model, self.start, self.end = query, model, start, end
         self.delta = {name: end[name] - p for name, p in start.items()}
 
-    def value(self, tau: float) -> Tensor:
-        at = self.end if tau == 1.0 else _between(self.start, self.delta, tau)
-        return evaluate(self.model, self.x, at, self.chosen)
+    def _at(self, tau: float) -> Tree:
+        if tau in (0.0, 1.0):
+            return self.end if tau else self.start
+        return {name: torch.add(p, self.delta[name], alpha=tau) for name, p in self.start.items()}
 
-    def integral(self, a: float, b: float, nodes: int) -> Tree:
-        """Gauss rule for the integral of the gradient from a to b."""
-        total: Tree = {}
-        for t, w in gauss_legendre(nodes):
-            at = _between(self.start, self.delta, a + (b - a) * t)
-            for name, g in features(self.model, self.x, at, self.chosen).items():
-                g = g * (w * (b - a))
-                total[name] = g if name not in total else total[name] + g
+    def value(self, tau: float) -> Tensor:
+        return self.query.value(self.model, self._at(tau))
+
+    def gradients(self, points: tuple[tuple[float, float], ...]) -> list[tuple[float, Side]]:
+        return [(w, self.query.gradient(self.model, self._at(t))) for t, w in points]
+
+    def moved(self, sides: list[tuple[float, Side]]) -> Tensor:
+        """The weighted gradients along the whole step, ``[m, C]``."""
+        total: float | Tensor = 0.0
+        for w, side in sides:
+            for name, factor in side.items():
+                total = total + w * project(factor, self.delta[name].unsqueeze(0))[0].double()
         return total
 
 
-def left_features(
-    model: nn.Module, x: Tensor, start: Tree, end: Tree, chosen: Tensor | None
-) -> tuple[Tree, Tensor]:
-    """The gradient at the left end (Riemann rule) and what it leaves out, ``[m, C]``."""
-    segment = _Segment(model, x, start, end, chosen)
-    phi = features(model, x, start, chosen)
-    change = segment.value(1.0).double() - segment.value(0.0).double()
-    return phi, change - inner(phi, segment.delta).double()
+def left_end(segment: Segment, ends: tuple[Tensor, Tensor] | None) -> Average:
+    """The gradient at the left end (Riemann rule)."""
+    sides = segment.gradients(((0.0, 1.0),))
+    return _average([sides], segment, segment.moved(sides), ends, 1)
 
 
-def average_features(
-    model: nn.Module,
-    x: Tensor,
-    start: Tree,
-    end: Tree,
-    chosen: Tensor | None,
-    nodes: int,
-    allowed: Tensor | None,
-    most_pieces: int,
-) -> tuple[Tree, Tensor, int]:
-    r"""The averaged gradient ``{name: [m, C, *shape]}``, its residual ``[m, C]``, and the pieces.
+def gauss(segment: Segment, nodes: int, ends: tuple[Tensor, Tensor] | None) -> Average:
+    """One Gauss-Legendre rule over the whole step; ``ends`` are the outputs before and after."""
+    sides = segment.gradients(gauss_legendre(nodes))
+    return _average([sides], segment, segment.moved(sides), ends, 1)
+
+
+def refined(
+    segment: Segment, nodes: int, ends: tuple[Tensor, Tensor], allowed: Tensor, most: int
+) -> Average:
+    r"""Gauss-Legendre rules on sub-intervals, as many as the residual asks for.
 
     Halves the sub-interval with the largest residual until, for every query and output, both the
     sum of the residuals :math:`r_p` and their root sum of squares are at most ``allowed``
-    ``[m, C]``, or ``most_pieces`` is reached.  (The sum alone could be small by luck; at kinks the
+    ``[m, C]``, or there are ``most`` pieces.  (The sum alone could be small by luck; at kinks the
     signs are those of a coin, so the sum of absolute values would ask for far too much.)  What
     remains is returned.
     """
-    segment = _Segment(model, x, start, end, chosen)
-
-    def piece(a: float, b: float, fa: Tensor, fb: Tensor) -> tuple:
-        phi = segment.integral(a, b, nodes)
-        return a, b, fa, fb, phi, fb.double() - fa.double() - inner(phi, segment.delta).double()
-
-    pieces = [piece(0.0, 1.0, segment.value(0.0), segment.value(1.0))]
-    if allowed is not None:
-        rounding = 8 * torch.finfo(pieces[0][2].dtype).eps * pieces[0][2].abs().double()
-        allowed = torch.maximum(allowed, rounding)
-    while allowed is not None and len(pieces) < most_pieces:
-        residuals = torch.stack([p[5] for p in pieces])
+    rounding = 8 * torch.finfo(ends[0].dtype).eps * ends[0].abs().double()
+    allowed = torch.maximum(allowed, rounding)
+    pieces = [_Piece(segment, nodes, 0.0, 1.0, *ends)]
+    while len(pieces) < most:
+        residuals = torch.stack([p.residual for p in pieces])
         over = torch.maximum(residuals.sum(0).abs(), residuals.norm(dim=0)) > allowed
         if not over.any():
             break
         worst = int((residuals.abs() / allowed)[:, over].amax(1).argmax())
-        a, b, fa, fb = pieces.pop(worst)[:4]
-        middle = (a + b) / 2
+        whole = pieces.pop(worst)
+        for kept in pieces[: max(0, len(pieces) - KEPT)]:
+            kept.sides = None
+        middle = (whole.a + whole.b) / 2
         f = segment.value(middle)
-        pieces += [piece(a, middle, fa, f), piece(middle, b, f, fb)]
-    average = pieces[0][4]
-    for p in pieces[1:]:
-        average = {name: g + p[4][name] for name, g in average.items()}
-    return average, sum(p[5] for p in pieces), len(pieces)
+        pieces.append(_Piece(segment, nodes, whole.a, middle, whole.fa, f))
+        pieces.append(_Piece(segment, nodes, middle, whole.b, f, whole.fb))
+    moved = sum(p.moved for p in pieces)
+    return _average((p.again() for p in pieces), segment, moved, ends, len(pieces))
+
+
+class _Piece:
+    """A sub-interval, its gradients (forgotten when many are held) and its residual."""
+
+    def __init__(self, segment: Segment, nodes: int, a: float, b: float, fa, fb) -> None:
+        self.a, self.b, self.fa, self.fb = a, b, fa, fb
+        self.segment = segment
+        self.points = tuple((a + (b - a) * t, w * (b - a)) for t, w in gauss_legendre(nodes))
+        self.sides = segment.gradients(self.points)
+        self.moved = segment.moved(self.sides)
+        self.residual = fb.double() - fa.double() - self.moved
+
+    def again(self) -> list[tuple[float, Side]]:
+        return self.segment.gradients(self.points) if self.sides is None else self.sides
+
+
+def _average(groups, segment: Segment, moved: Tensor, ends, pieces: int) -> Average:
+    """Collect the nodes of all pieces; more than a few are added up on the way."""
+    nodes: dict[str, Nodes] = {name: [] for name in segment.start}
+    for sides in groups:
+        for weight, side in sides:
+            for name, factor in side.items():
+                nodes[name].append((weight, factor))
+        for name, found in nodes.items():
+            if len(found) > KEPT:
+                nodes[name] = [(1.0, Dense(written(found)))]
+    residual = None if ends is None else ends[1].double() - ends[0].double() - moved
+    return Average(nodes, moved, residual, pieces)

@@ -7,47 +7,64 @@ checkpoint, repeats the steps, and must land on the next checkpoint exactly.
 """
 
 import copy
+import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pkbook.checks import (
     batch_loss,
     evaluating,
+    is_finite_number,
     require_finite,
     require_inputs,
     require_module,
     require_tensor,
     require_whole,
 )
-from pkbook.optimizers import StepState, memory_of, settings_of
-from pkbook.snapshot import fingerprint, put_back, require_same, snapshot
+from pkbook.optimizers import (
+    StepState,
+    apply_settings,
+    memory_key,
+    require_linear,
+    settings_of,
+)
+from pkbook.schedules import follow, require_schedule
+from pkbook.snapshot import ReplayError, difference, fingerprint, put_back, snapshot
+from pkbook.steps import (
+    Loss,
+    Problem,
+    buffers_of,
+    gradients,
+    moving,
+    put_buffers,
+    repeat,
+    seeded,
+)
 from pkbook.storage import FolderStore, MemoryStore, StepRecord
 from pkbook.tangent import Tree
 from pkbook.version import __version__
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 
+@dataclass(frozen=True)
+class Replayed:
+    """A part of a run made again, from one checkpoint to the next."""
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of one step from its own seed; the global generators are left as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def set_modes(model: nn.Module, record: StepRecord) -> None:
-    """Put every module in the mode, train or eval, that it had at a recorded step."""
-    training = set(record.training)
-    for name, module in model.named_modules():
-        module.training = name in training
+    start: int
+    states: list[StepState]
+    """The states before each step, followed by the state at the end."""
+    model: nn.Module
+    """A copy of the model."""
+    end: dict[str, Tensor]
+    """What was recorded for the end."""
+    gap: float
+    """Largest relative difference between the end recorded and replayed; 0 is bit for bit."""
 
 
 class Recording:
@@ -63,10 +80,14 @@ class Recording:
         folder: str | Path | None = None,
         every: int = 50,
         seed: int = 0,
+        scheduler: LRScheduler | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
     ) -> None:
-        self._bind(model, loss, optimizer, data)
+        self._bind(model, loss, optimizer, data, scheduler, clip_norm, clip_value)
         self.every = require_whole(every, "every")
         self._seed = require_whole(seed, "seed", least=0)
+        self.elsewhere: dict[str, tuple] = {}
         self.store = MemoryStore()
         if folder is not None:
             self.store = FolderStore.create(folder, self._manifest())
@@ -80,35 +101,46 @@ class Recording:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         data: tuple[Tensor, Tensor],
+        *,
+        scheduler: LRScheduler | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open a run kept in ``folder`` and bring model and optimizer to its last step.
 
-        Model, loss, optimizer and data are made by the reader's code as for the first time; what
-        the folder says about them is compared, and a difference is a ``ValueError``.
+        Model, loss, optimizer, scheduler and data are made by the reader's code as for the first
+        time; what the folder says about them is compared, and a difference is a ``ValueError``.
+        A scheduler given here is brought to the last step too; hyperparameters that the reader's
+        code sets by hand are left as that code made them.
+
+        With ``read_only`` the run can be taken apart but not continued, also while another process
+        goes on writing it.
         """
         run = cls.__new__(cls)
-        run._bind(model, loss, optimizer, data)
-        run.store, manifest = FolderStore.open(folder)
-        run.every, run._seed = manifest["every"], manifest["seed"]
-        for key, value in run._manifest().items():
-            if key != "pkbook" and manifest.get(key) != value:
-                raise ValueError(
-                    f"folder {str(folder)!r} was recorded with another {key}: "
-                    f"{manifest.get(key)!r} there, {value!r} here"
-                )
-        last = max((k for k in run.store.saved() if k <= len(run)), default=None)
-        if last is None:
-            raise ValueError(f"folder {str(folder)!r} has no checkpoint to start from")
-        put_back(run.store.load(last), run.model, run.optimizer)
-        for k in range(last, len(run)):
-            run._repeat(run.store.steps[k], run.model, run.optimizer)
+        run._bind(model, loss, optimizer, data, scheduler, clip_norm, clip_value)
+        run.store, manifest = FolderStore.open(folder, read_only=read_only)
+        try:
+            run.every, run._seed = manifest["every"], manifest["seed"]
+            run._compare(folder, manifest)
+            own = settings_of(optimizer)
+            run._rewind()
+            apply_settings(optimizer, own)
+            if scheduler is not None:
+                follow(scheduler, optimizer, [record.settings for record in run.store.steps])
+        except BaseException:
+            run.close()
+            raise
         return run
 
-    def _bind(self, model, loss, optimizer, data) -> None:
-        """Check the four parts of a run and keep them."""
+    def _bind(self, model, loss, optimizer, data, scheduler, clip_norm, clip_value) -> None:
+        """Check the parts of a run and keep them."""
         self.model, self.loss, self.optimizer = require_module(model), loss, optimizer
         self.x, self.y = _checked_data(model, data)
-        memory_of(optimizer)
+        require_linear(optimizer)
+        self.scheduler = require_schedule(scheduler, optimizer)
+        _check_clip(clip_norm, clip_value)
+        self.problem = Problem(loss, self.x, self.y, clip_norm, clip_value)
         names = {id(p): name for name, p in model.named_parameters()}
         grouped = [p for group in optimizer.param_groups for p in group["params"]]
         if any(id(p) not in names for p in grouped):
@@ -121,33 +153,78 @@ class Recording:
             raise ValueError("optimizer holds no trainable parameter of the model")
         for name, p in model.named_parameters():
             require_finite(p.detach(), f"parameter {name!r}")
-        _refuse_batch_statistics(model)
         with evaluating(model), torch.no_grad(), seeded(0, self.x.device):
             batch_loss(loss, model(self.x[:2]), self.y[:2])  # a loss that does not fit says so now
+
+    def _compare(self, folder: str | Path, manifest: dict) -> None:
+        """Refuse the folder of another run; note where it was recorded."""
+        for key, value in self._manifest().items():
+            there = manifest.get(key)
+            if there == value:
+                continue
+            if key == "pkbook":
+                warnings.warn(
+                    f"folder {str(folder)!r} was recorded with pkbook {there}, this is {value}; "
+                    "what is replayed is compared with the checkpoints",
+                    stacklevel=4,
+                )
+            elif key == "environment":
+                self.elsewhere = {
+                    k: (there.get(k), v) for k, v in value.items() if there.get(k) != v
+                }
+            else:
+                raise ValueError(
+                    f"folder {str(folder)!r} was recorded with another {key}: "
+                    f"{there!r} there, {value!r} here"
+                )
 
     def __len__(self) -> int:
         """Number of steps made."""
         return len(self.store.steps)
 
-    def step(self, batch: Tensor | Sequence[int]) -> Tensor:
+    def close(self) -> None:
+        """Let another process write to the folder; the run can still be taken apart."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def step(self, batch: Tensor | Sequence[int] | Sequence[Tensor]) -> Tensor:
         """Make and record one optimizer step on the samples ``batch`` (indices into the data).
 
-        Returns the batch loss before the step.  ``ValueError`` for indices out of range, and for
-        a loss or gradient that is not finite: the step is then not made, the path so far is kept.
+        A list of batches accumulates: the step follows the mean of their gradients.  Returns the
+        batch loss before the step.  ``ValueError`` for indices out of range, and for a loss or
+        gradient that is not finite: the step is then not made, the path so far is kept.
+        ``StorageError`` where the folder cannot be written.
         """
-        batch = self._checked_batch(batch)
+        parts = [self._checked_batch(b) for b in _parts(batch)]
         k = len(self)
         record = StepRecord(
-            batch=batch.tolist(),
+            batch=[i for part in parts for i in part.tolist()],
             seed=_step_seed(self._seed, k),
             settings=settings_of(self.optimizer),
             training=[name for name, m in self.model.named_modules() if m.training],
             loss=0.0,
+            parts=[len(part) for part in parts] if len(parts) > 1 else [],
         )
-        _refuse_batch_statistics(self.model)
-        value = self._descend(record, self.model, self.optimizer, k)
-        record = StepRecord(**{**record.__dict__, "loss": value.item()})
-        self.store.append(record)
+        buffers = buffers_of(self.model)
+        try:
+            value, _ = gradients(self.problem, record, self.model, self.optimizer, k)
+            self.store.append(replace(record, loss=value.item()))
+        except BaseException:
+            put_buffers(self.model, buffers)
+            raise
+        try:
+            self.optimizer.step()
+        except BaseException:  # Ctrl-C, say: the step is on record, so it is made
+            self._rewind()
+            raise
+        finally:
+            if self.scheduler is not None:
+                self.scheduler.step()
         if (k + 1) % self.every == 0:
             self.store.save(k + 1, snapshot(self.model, self.optimizer))
         return value
@@ -163,41 +240,76 @@ class Recording:
             raise TypeError(f"k must be an int, got {type(k).__name__} {k!r}")
         if not 0 <= k <= len(self):
             raise ValueError(f"k must lie in 0..{len(self)} (the steps made), got {k}")
-        start = max(c for c in self.store.saved() if c <= k)
         model, optimizer = self._copy()
-        put_back(self.store.load(start), model, optimizer)
-        for step in range(start, k):
-            self._repeat(self.store.steps[step], model, optimizer)
+        self._replay_to(k, model, optimizer)
         return model.eval()
 
-    def segments_backwards(self) -> Iterator[tuple[int, list[StepState], nn.Module]]:
+    def segments_backwards(self) -> Iterator[Replayed]:
         """Replay the run segment by segment, last first, each checked against its end.
 
-        Yields the first step's number, the states before each step of the segment followed by
-        the state at its end, and the model (a copy) that was used.
+        Raises
+        ------
+        ReplayError
+            if a segment ends elsewhere than recorded.  On another machine, thread count or torch
+            than the recording's this is to be expected, and is measured instead: ``gap``.
         """
         model, optimizer = self._copy()
         starts = [c for c in self.store.saved() if c < len(self)]
         stop, end = len(self), snapshot(self.model, self.optimizer)
         for start in reversed(starts):
             put_back(self.store.load(start), model, optimizer)
-            states = [
-                self._repeat(self.store.steps[k], model, optimizer) for k in range(start, stop)
-            ]
-            require_same(start, stop, end, snapshot(model, optimizer))
-            states.append(StepState(self._moving(model), {}, frozenset(), frozenset()))
-            yield start, states, model
+            states = [self._repeat(k, model, optimizer) for k in range(start, stop)]
+            gap = self._gap(start, stop, end, snapshot(model, optimizer))
+            states.append(StepState(moving(model, self.names), buffers_of(model)))
+            yield Replayed(start, states, model, end, gap)
             stop, end = start, self.store.load(start)
 
-    def initial_buffers(self) -> Tree:
-        """Momentum buffers that existed before the first step, by parameter name."""
-        key = "/momentum_buffer"
+    def verify(self) -> float:
+        """Replay the whole run; the largest relative difference from what was recorded.
+
+        0 means bit for bit.  Raises as :meth:`segments_backwards`.
+        """
+        return max((part.gap for part in self.segments_backwards()), default=0.0)
+
+    def initial_memory(self) -> Tree:
+        """The optimizer's memories from before the first step, by parameter name."""
+        key = "/" + memory_key(self.optimizer)
         tensors = self.store.load(0)
         return {
             name.removeprefix("optimizer/").removesuffix(key): t
             for name, t in tensors.items()
             if name.startswith("optimizer/") and name.endswith(key)
         }
+
+    def _gap(self, start: int, stop: int, recorded: dict, replayed: dict) -> float:
+        found = difference(recorded, replayed)
+        if found is None:
+            return 0.0
+        where = f"steps {start} to {stop} replayed differently from the recorded run: "
+        where += f"{found.name} is off by {found.size:.2g} of its size"
+        if not self.elsewhere:
+            raise ReplayError(f"{where}. Was the model changed outside of step()?")
+        there = ", ".join(f"{k} {a} there, {b} here" for k, (a, b) in self.elsewhere.items())
+        warnings.warn(f"{where} ({there})", stacklevel=3)
+        return found.size
+
+    def _rewind(self) -> None:
+        """Bring the reader's model and optimizer to the last recorded step."""
+        modes = {module: module.training for module in self.model.modules()}
+        settings = settings_of(self.optimizer)
+        self._replay_to(len(self), self.model, self.optimizer)
+        apply_settings(self.optimizer, settings)
+        for module, mode in modes.items():
+            module.training = mode
+
+    def _replay_to(self, k: int, model: nn.Module, optimizer) -> None:
+        start = max(c for c in self.store.saved() if c <= k)
+        put_back(self.store.load(start), model, optimizer)
+        for step in range(start, k):
+            self._repeat(step, model, optimizer)
+
+    def _repeat(self, k: int, model: nn.Module, optimizer) -> StepState:
+        return repeat(self.problem, self.store.steps[k], self.names, model, optimizer)
 
     def _checked_batch(self, batch: Tensor | Sequence[int]) -> Tensor:
         batch = torch.as_tensor(batch)
@@ -211,53 +323,6 @@ class Recording:
             raise ValueError(f"batch must hold sample numbers in 0..{n - 1}, got {batch.tolist()}")
         return batch
 
-    def forward(
-        self, record: StepRecord, call: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Outputs and targets of a step's batch, with the step's own random numbers."""
-        batch = torch.tensor(record.batch, device=self.x.device)
-        with seeded(record.seed, self.x.device):
-            return call(self.x[batch]), self.y[batch]
-
-    def _descend(self, record: StepRecord, model, optimizer, k: int) -> Tensor:
-        """One optimizer step; refuses to make it if the loss or a gradient is not finite."""
-        optimizer.zero_grad()
-        with torch.enable_grad():  # also where the reader's code has switched gradients off
-            outputs, targets = self.forward(record, model)
-            value = batch_loss(self.loss, outputs, targets)
-        if not torch.isfinite(value):
-            raise ValueError(
-                f"loss is {value.item()} at step {k}; the step was not made and the path up to "
-                f"step {k} is kept: lower the learning rate or look at samples {record.batch[:8]}"
-            )
-        value.backward()
-        for name, p in model.named_parameters():
-            if p.grad is not None:
-                require_finite(p.grad, f"the gradient of {name!r} at step {k}")
-        optimizer.step()
-        return value.detach()
-
-    def _repeat(self, record: StepRecord, model, optimizer) -> StepState:
-        """Make a recorded step again on a copy; returns the state before it."""
-        set_modes(model, record)
-        before = self._moving(model)
-        by_name = dict(model.named_parameters())
-        names = {id(p): name for name, p in by_name.items()}
-        settings = {}
-        for group, values in zip(optimizer.param_groups, record.settings, strict=True):
-            group.update(values)
-            settings |= {names[id(p)]: values for p in group["params"]}
-        first = frozenset(
-            n for n in self.names if optimizer.state[by_name[n]].get("momentum_buffer") is None
-        )
-        self._descend(record, model, optimizer, -1)
-        still = frozenset(n for n in self.names if by_name[n].grad is None)
-        return StepState(before, settings, first, still)
-
-    def _moving(self, model: nn.Module) -> Tree:
-        by_name = dict(model.named_parameters())
-        return {name: by_name[name].detach().clone() for name in self.names}
-
     def _copy(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Model and optimizer copied together, so that the copy's optimizer moves the copy."""
         return copy.deepcopy((self.model, self.optimizer))
@@ -265,14 +330,45 @@ class Recording:
     def _manifest(self) -> dict:
         return {
             "pkbook": __version__,
+            "environment": _environment(self.x.device),
             "samples": len(self.x),
             "data": fingerprint(self.x, self.y),
             "parameters": {n: list(p.shape) for n, p in self.model.named_parameters()},
             "optimizer": type(self.optimizer).__name__,
+            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "clip_norm": self.problem.clip_norm,
+            "clip_value": self.problem.clip_value,
             "trained": self.names,
             "every": self.every,
             "seed": self._seed,
         }
+
+
+def _environment(device: torch.device) -> dict:
+    """What the last bits of a computation depend on."""
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": place,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _parts(batch: object) -> Sequence:
+    """The micro-batches of a step: one, unless a list of several batches came."""
+    nested = isinstance(batch, list | tuple) and any(
+        isinstance(b, list | tuple) or (isinstance(b, Tensor) and b.ndim > 0) for b in batch
+    )
+    return batch if nested else [batch]
+
+
+def _check_clip(clip_norm: object, clip_value: object) -> None:
+    for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if value is not None and (not is_finite_number(value) or value <= 0):
+            raise ValueError(f"{name} must be a positive number or None, got {value!r}")
+    if clip_norm is not None and clip_value is not None:
+        raise ValueError("give clip_norm or clip_value, not both")
 
 
 def _checked_data(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -291,16 +387,6 @@ def _checked_data(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Tensor
             f"write y.to({str(x.device)!r})"
         )
     return x, require_finite(y, "y")
-
-
-def _refuse_batch_statistics(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"layer {name!r} ({type(module).__name__}) is in train mode: its running "
-                "statistics change outside of the optimizer's step, and no sample's gradient "
-                "accounts for that; put it in eval mode or use GroupNorm or LayerNorm"
-            )
 
 
 def _step_seed(seed: int, k: int) -> int:

@@ -31,7 +31,7 @@ from pkbook.checks import (
     require_module,
     require_whole,
 )
-from pkbook.contract import Sum, contract, project, write_out
+from pkbook.contract import Sum, contract, write_out
 from pkbook.factors import Dense
 from pkbook.sides import (
     Forward,
@@ -322,7 +322,7 @@ def _side(model: nn.Module, x: Tensor, parameters: Tree, made: Plan, planned=Fal
     rest = _rest(made, parameters)
     if rest:
         found |= {
-            name: Dense(widen(rows.detach().reshape(*rows.shape[:2], -1).transpose(0, 1)))
+            name: Dense(widen(_by_output(rows)))
             for name, rows in features(model, x, parameters, names=rest).items()
         }
     return found
@@ -459,48 +459,35 @@ def try_plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan | None:
         return None
 
 
-def products(
-    forward: Forward,
-    slope: Callable[[Tensor], Tensor],
-    parameters: Tree,
-    directions: Tree,
-    made: Plan | None,
-) -> Tensor:
-    r"""Each sample's share of a loss gradient, along many directions, ``[M, n]``.
+def query_side(
+    model: nn.Module, x: Tensor, parameters: Tree, made: Plan | None, chosen: Tensor | None
+) -> Side:
+    """Gradients of all outputs, or of one chosen output for each input ``[n]``, unchecked.
 
-    .. math:: \big\langle u_m,\;\nabla f(x_i,\theta)^{\top}\,\partial_{f_i}L\big\rangle
-
-    ``forward`` maps parameters to outputs ``[n, C]``, ``slope`` those outputs to
-    :math:`\partial_f L` ``[n, C]``; ``directions`` holds ``{name: [M, *shape]}``.  One forward and
-    one backward pass serve all samples and directions.
+    ``parameters`` are those that are differentiated; the model's others stay as they are.
+    ``made`` is a plan, or None for a model that has none.
     """
-    covered = made.covered if made and not made.looked else frozenset()
-    total: Tensor | float = 0.0
-    seen = {}
-    if covered:
 
-        def seeds(f: Tensor) -> list[Tensor]:
-            seen["slope"] = slope(f)
-            return [seen["slope"]]
+    def seeds(f: Tensor) -> list[Tensor]:
+        return [torch.zeros_like(f).scatter_(1, (chosen % f.shape[1])[:, None], 1.0)]
 
+    found: Side = {}
+    if made and not made.looked and made.covered:
         try:
-            for name, factor in side(forward, parameters, made, seeds).items():
-                total = total + project(factor, directions[name])[..., 0].double()
-        except PathChanged:  # a path drawn at random, say: autograd follows it
-            covered, total = frozenset(), 0.0
-    rest = {name: u for name, u in directions.items() if name not in covered}
+            found = side(calling(model, x), parameters, made, None if chosen is None else seeds)
+        except PathChanged:
+            made = None
+    covered = made.covered if made and not made.looked else frozenset()
+    rest = [name for name in parameters if name not in covered]
     if rest:
-        fixed = {name: p for name, p in parameters.items() if name not in rest}
-        moving = {name: parameters[name] for name in rest}
+        rows = features(model, x, parameters, chosen, rest)
+        found |= {name: Dense(widen(_by_output(g))) for name, g in rows.items()}
+    return found
 
-        def call(leaves: Tree, watch: None, then: Callable):
-            return forward(fixed | leaves, watch, then)
 
-        f, pushed = pushforward(call, moving, rest)
-        weights = seen.get("slope", None)
-        weights = slope(f) if weights is None else weights
-        total = total + torch.einsum("mnc,nc->mn", pushed.double(), weights.double())
-    return total
+def _by_output(g: Tensor) -> Tensor:
+    """From ``[n, C, *shape]`` to ``[C, n, P]``."""
+    return g.detach().reshape(*g.shape[:2], -1).transpose(0, 1)
 
 
 def pushforward(forward: Forward, parameters: Tree, directions: Tree) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ class Trajectory(Recording):
         the batch) or one scalar (used as it is), such as those of :mod:`pkbook.losses` or
         ``torch.nn.CrossEntropyLoss()``.
     optimizer
-        a ``torch.optim.SGD`` over the model's parameters; schedulers are welcome.
+        ``SGD``, ``RMSprop``, ``Adam``, ``AdamW``, ``Adagrad``, ``NAdam`` or ``RAdam`` of
+        ``torch.optim``, with any options and parameter groups.
     data
         the training set ``(x, y)``, ``N`` samples each.
     folder
@@ -30,13 +31,24 @@ class Trajectory(Recording):
         once, so about :math:`\sqrt K` is best for a run of :math:`K` steps.
     seed
         from it each step draws its own seed, so that dropout masks can be replayed.
+    scheduler
+        a learning-rate schedule, stepped after each step and brought back by :meth:`open`.  One
+        that the reader's own code steps is recorded as well.
+    clip_norm, clip_value
+        clip the gradient before each step, as ``torch.nn.utils.clip_grad_norm_`` and
+        ``clip_grad_value_`` do.  Given the factor by which it was clipped, the step is a sum over
+        samples.
+
+    Layers that use batch statistics (BatchNorm in train mode) are recorded and explained: a
+    sample's contribution is then that of its own loss, with its effect through the statistics; the
+    running statistics, which the query sees, belong to no sample and are reported by themselves.
 
     Raises
     ------
     TypeError, ValueError
-        for a model without trainable parameters or with BatchNorm in train mode, an optimizer
-        that is not supported or holds other parameters, data that are empty, of different
-        lengths, not finite or on another device, and a loss that does not fit the outputs.
+        for a model without trainable parameters, an optimizer whose steps are not linear in the
+        gradients or that holds other parameters, data that are empty, of different lengths, not
+        finite or on another device, and a loss that does not fit the outputs.
 
     Examples
     --------

@@ -97,6 +97,7 @@ def test_changed_hyperparameters_and_modes_are_part_of_the_record(data):
 def test_a_folder_holds_the_whole_run(data, tmp_path):
     run = record(data, folder=tmp_path / "run", momentum=0.9)
     told = run.interpolate(data[0][:3])
+    run.close()
     model, sgd = make(seed=9, momentum=0.9)
     again = pk.Trajectory.open(tmp_path / "run", model, pk.losses.squared, sgd, data)
     assert len(again) == 23
@@ -125,14 +126,16 @@ def test_a_torn_last_line_is_cut_off(data, tmp_path):
     log = tmp_path / "run" / "steps.jsonl"
     log.write_bytes(log.read_bytes()[:-9])
     model, sgd = make()
-    assert len(pk.Trajectory.open(tmp_path / "run", model, pk.losses.squared, sgd, data)) == 22
+    with pytest.warns(UserWarning, match=r"steps\.jsonl: the last line is not whole.* 22 steps"):
+        run = pk.Trajectory.open(tmp_path / "run", model, pk.losses.squared, sgd, data)
+    assert len(run) == 22
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("name", ["steps.jsonl", "checkpoints/000000020.safetensors"])
+@pytest.mark.parametrize("name", ["steps.jsonl", "checkpoints/000000020-*.safetensors"])
 def test_a_flipped_byte_is_reported_by_name(data, tmp_path, name, place):
     record(data, folder=tmp_path / "run")
-    path = tmp_path / "run" / name
+    (path,) = (tmp_path / "run").glob(name)
     raw = bytearray(path.read_bytes())
     raw[int(place * len(raw))] ^= 0x04
     path.write_bytes(raw)

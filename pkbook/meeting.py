@@ -1,0 +1,146 @@
+r"""Where the query meets a batch: each sample's share of the loss gradient, along ``u``.
+
+.. math:: \Big\langle u(x),\;\nabla f(x_i,\theta)^{\top}\,\partial_{f_i}L\Big\rangle
+
+One forward and one backward pass serve all samples of the batch and all queries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pkbook.contract import Sum, contract, project
+from pkbook.factors import Dense, Factor, Lookup, Outer
+from pkbook.memory import Pull
+from pkbook.optimizers import Coefficients
+from pkbook.sides import Forward, PathChanged, Plan, Side, side
+from pkbook.tangent import Tree, pushforward
+
+Pulls = dict[str, tuple[Coefficients, Pull]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch at one step: how to run it, how its loss depends on its outputs."""
+
+    forward: Forward
+    slope: Callable[[Tensor], Tensor]
+    r"""From outputs ``[n, C]`` to :math:`\partial_f L` ``[n, C]``."""
+    parameters: Tree
+    plan: Plan | None
+
+
+def meet(batch: Batch, pulls: Pulls, apart: bool = False) -> dict[str, Tensor]:
+    """Contributions ``[C, m, n]`` in float64, summed over parameters (``{"": ...}``).
+
+    ``apart``: one entry for each parameter instead.
+    """
+    made = batch.plan
+    covered = made.covered if made and not made.looked else frozenset()
+    seen: dict[str, Tensor] = {}
+    found: Side = {}
+    if covered & set(pulls):
+
+        def seeds(f: Tensor) -> list[Tensor]:
+            seen["slope"] = batch.slope(f)
+            return [seen["slope"]]
+
+        try:
+            found = side(batch.forward, batch.parameters, made, seeds)
+        except PathChanged:  # a path drawn at random, say: autograd follows it
+            covered = frozenset()
+    met = {name: pulls[name] for name in found if name in pulls}
+    parts = _by_factors(met, found, {} if made is None else made.twins, apart)
+    rest = {name: pull for name, pull in pulls.items() if name not in covered}
+    if rest:
+        groups = [{name: pull} for name, pull in rest.items()] if apart else [rest]
+        parts += [(next(iter(g)), _by_autograd(batch, g, seen.get("slope"))) for g in groups]
+    if apart:
+        return dict(parts)
+    return {"": sum(part for _, part in parts)}
+
+
+def _factor_of(c: Coefficients, pull: Pull) -> float:
+    """The number between ``rows`` and the contribution (a clip by value is in the rows)."""
+    return -c.sign * pull.scale * (1.0 if isinstance(c.clip, Tensor) else c.clip)
+
+
+def _rows(c: Coefficients, pull: Pull) -> Tensor:
+    rows = pull.formed()
+    return rows * c.clip.flatten() if isinstance(c.clip, Tensor) else rows
+
+
+def _by_factors(
+    pulls: Pulls, found: Side, twins: dict[str, str], apart: bool
+) -> list[tuple[str, Tensor]]:
+    """The covered parameters: products of gradients that need not be written out."""
+    parts, open_ = [], {}
+    for name, (c, pull) in pulls.items():
+        # One output: both sides stay factors.  Several: the batch's would be written each time.
+        if pull.rows is None and not isinstance(c.clip, Tensor) and pull.nodes[0][1].outputs == 1:
+            open_[name] = (c, pull)
+            continue
+        rows = _rows(c, pull)
+        met = project(found[name], rows.flatten(0, 1))[..., 0].unflatten(0, rows.shape[:2])
+        parts.append((name, _factor_of(c, pull) * met.double()))
+    groups = [{name: pair} for name, pair in open_.items()] if apart else [open_]
+    parts += [(next(iter(g)), _contracted(g, found, twins)) for g in groups if g]
+    return parts
+
+
+def _contracted(pulls: Pulls, found: Side, twins: dict[str, str]) -> Tensor:
+    """Gradients of one output against the batch's, both as factors, ``[1, m, n]``."""
+    first = next(iter(pulls))
+    m, n = (_samples(f) for f in (pulls[first][1].nodes[0][1], found[first]))
+    total = Sum("trace", m, n, 1, _like(found[first]), False)
+    twins = {w: b for w, b in twins.items() if w in pulls and b in pulls}
+    for k in range(max(len(pull.nodes) for _, pull in pulls.values())):
+        here = {name: (c, pull) for name, (c, pull) in pulls.items() if k < len(pull.nodes)}
+        weights = {name: _factor_of(c, pull) * pull.nodes[k][0] for name, (c, pull) in here.items()}
+        one = {name: pull.nodes[k][1] for name, (_, pull) in here.items()}
+        contract(total, one, {name: found[name] for name in one}, weights, twins)
+    return total.result().double().unsqueeze(0)
+
+
+def _samples(factor: Factor) -> int:
+    return factor.rows.shape[1] if isinstance(factor, Dense) else len(factor.g[0])
+
+
+def _like(factor: Factor) -> Tensor:
+    return factor.g[0] if isinstance(factor, Outer | Lookup) else factor.rows
+
+
+def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:
+    """The other parameters: derivatives of the outputs along the rows, ``[C, m, n]``."""
+    directions, shape = {}, None
+    for name, (c, pull) in pulls.items():
+        rows = _rows(c, pull) * _factor_of(c, pull)
+        shape = rows.shape[:2]
+        directions[name] = rows.reshape(-1, *batch.parameters[name].shape)
+    fixed = {name: p for name, p in batch.parameters.items() if name not in pulls}
+    moving = {name: batch.parameters[name] for name in pulls}
+
+    def call(leaves: Tree, watch: None, then: Callable):
+        return batch.forward(fixed | leaves, watch, then)
+
+    f, pushed = pushforward(call, moving, directions)
+    slope = batch.slope(f) if slope is None else slope
+    return torch.einsum("anc,nc->an", pushed.double(), slope.double()).unflatten(0, shape)
+
+
+def batch_gradient(batch: Batch, names: list[str]) -> Tree:
+    r"""The gradient of the batch's loss, :math:`\sum_i\nabla f_i^\top\partial_{f_i}L`, by name."""
+    leaves = {name: batch.parameters[name].detach().requires_grad_() for name in names}
+
+    def pull(f: Tensor) -> tuple:
+        f = f.reshape(len(f), -1)
+        if not f.requires_grad:
+            return tuple(torch.zeros_like(p) for p in leaves.values())
+        wanted = list(leaves.values())
+        return torch.autograd.grad(f, wanted, batch.slope(f), materialize_grads=True)
+
+    with torch.inference_mode(False), torch.enable_grad():
+        found = batch.forward(batch.parameters | leaves, None, pull)
+    return dict(zip(names, found, strict=True))
