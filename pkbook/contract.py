@@ -158,7 +158,25 @@ def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights
         elif way == "positions":
             total.add_positions(one[name], two[name], alpha)
         else:
-            _add_gradients(total, one[name], two[name], row, alpha)
+            pair = one[name], two[name]
+            if twin is not None and _joinable(pair, weight, weights[twin]):
+                done.add(twin)
+                left = _with_bias(pair[0])
+                pair = left, left if pair[1] is pair[0] else _with_bias(pair[1])
+            _add_gradients(total, *pair, row, alpha)
+
+
+def _joinable(pair: tuple[Factor, Factor], weight, bias) -> bool:
+    """Whether a layer's weight and bias can be one matrix: same scalar weight, one position."""
+    scalar = not isinstance(weight, Tensor) and not isinstance(bias, Tensor)
+    return (
+        scalar and weight == bias and all(isinstance(f, Outer) and f.positions == 1 for f in pair)
+    )
+
+
+def _with_bias(factor: Outer) -> Outer:
+    """Weight and bias as one: an activation that is always 1 has the bias as its weight."""
+    return Outer(torch.nn.functional.pad(factor.a, (0, 1), value=1.0), factor.g)
 
 
 def _add_gradients(total: Sum, one: Factor, two: Factor, row: Tensor | None, alpha: float) -> None:
