@@ -6,6 +6,7 @@ Describing Neural Network Generalization*, arXiv 2603.13872.
 
 from pkbook import data, explorers, losses, models, plots
 from pkbook.distributed import distributed_kernel
+from pkbook.influence import self_influence, step_pairs
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
 from pkbook.kernels import gradient_kernel, normalised_kernel, two_time_kernel, weighted_kernel
 from pkbook.snapshot import ReplayError
@@ -29,6 +30,8 @@ __all__ = [
     "normalised_kernel",
     "path_kernel",
     "plots",
+    "self_influence",
+    "step_pairs",
     "tangent_features",
     "two_time_kernel",
     "weighted_kernel",

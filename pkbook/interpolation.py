@@ -40,7 +40,7 @@ from pkbook.quadrature import Average, Query, Segment, gauss, left_end, refined
 from pkbook.recording import Recording, Replayed
 from pkbook.sides import calling
 from pkbook.steps import mixes_samples, parts_of, put_buffers, run_part, set_modes
-from pkbook.tangent import Tree, _selection, gram, trainable, try_plan
+from pkbook.tangent import Tree, gram, require_fit, selection, trainable, try_plan
 
 RULES = ("gauss", "riemann")
 
@@ -193,11 +193,7 @@ def interpolate(
     require_whole(most_pieces, "most_pieces")
     if tolerance is not None and (not is_finite_number(tolerance) or tolerance <= 0):
         raise ValueError(f"tolerance must be a positive number or None, got {tolerance!r}")
-    if len(run) == 0:
-        raise ValueError("run has no step yet: call run.step(batch) before interpolate")
-    require_inputs(run.model, x, "x")
-    with evaluating(run.model):
-        require_deterministic(run.model)
+    require_walk(run, x)
     unknown = set(entries) - set(run.names)
     if isinstance(entries, str) or unknown:
         raise ValueError(
@@ -206,8 +202,8 @@ def interpolate(
         )
     if rule == "riemann":
         tolerance = None
-    rules = _Rules(rule, nodes, tolerance, most_pieces)
-    told = _Recursion(run, x, _selection(outputs, len(x), x.device), rules, layers, tuple(entries))
+    rules = Rules(rule, nodes, tolerance, most_pieces)
+    told = Walk(run, x, selection(outputs, len(x), x.device), rules, layers, tuple(entries))
     with tqdm(total=len(run), disable=not progress, desc="steps taken apart") as bar:
         for part in run.segments_backwards():
             told.arrive(part)
@@ -215,6 +211,16 @@ def interpolate(
                 told.step(part.start + offset, *part.states[offset : offset + 2], part.model)
                 bar.update()
     return _warned(told.result())
+
+
+def require_walk(run: Recording, x: Tensor) -> None:
+    """Refuse a run without steps, and queries that its model cannot take."""
+    if len(run) == 0:
+        raise ValueError("run has no step yet: call run.step(batch) before interpolate")
+    require_inputs(run.model, x, "x")
+    with evaluating(run.model):
+        require_deterministic(run.model)
+        require_fit(run.model, x, trainable(run.model), "x")
 
 
 def _warned(told: Interpolation) -> Interpolation:
@@ -230,7 +236,7 @@ def _warned(told: Interpolation) -> Interpolation:
 
 
 @dataclass(frozen=True)
-class _Rules:
+class Rules:
     """How the query's gradient is averaged over a step."""
 
     rule: str
@@ -246,10 +252,10 @@ class _Rules:
         return refined(segment, self.nodes, ends, allowed, self.most_pieces)
 
 
-class _Recursion:
+class Walk:
     """Walks a run backwards and collects the contributions."""
 
-    def __init__(self, run: Recording, x: Tensor, chosen, rules: _Rules, layers, entries) -> None:
+    def __init__(self, run: Recording, x: Tensor, chosen, rules: Rules, layers, entries) -> None:
         self.run, self.rules, self.layers = run, rules, layers
         first = run.model_at(0)
         own = {name: p for name, p in trainable(first).items() if name in run.names}

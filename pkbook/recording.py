@@ -200,7 +200,7 @@ class Recording:
         gradient that is not finite: the step is then not made, the path so far is kept.
         ``StorageError`` where the folder cannot be written.
         """
-        parts = [self._checked_batch(b) for b in _parts(batch)]
+        parts = [self.checked_batch(b) for b in _parts(batch)]
         k = len(self)
         record = StepRecord(
             batch=[i for part in parts for i in part.tolist()],
@@ -311,7 +311,8 @@ class Recording:
     def _repeat(self, k: int, model: nn.Module, optimizer) -> StepState:
         return repeat(self.problem, self.store.steps[k], self.names, model, optimizer)
 
-    def _checked_batch(self, batch: Tensor | Sequence[int]) -> Tensor:
+    def checked_batch(self, batch: Tensor | Sequence[int]) -> Tensor:
+        """Sample numbers ``[B]``; refused where they are none, or of no sample."""
         batch = torch.as_tensor(batch)
         if batch.is_floating_point() or batch.dtype == torch.bool or batch.ndim != 1:
             raise TypeError(

@@ -98,7 +98,7 @@ def _checked_parameters(parameters: Tree, own: Tree) -> Tree:
     return {name: parameters[name].detach() for name in own}
 
 
-def _selection(outputs: int | Tensor | None, n: int, device: torch.device) -> Tensor | None:
+def selection(outputs: int | Tensor | None, n: int, device: torch.device) -> Tensor | None:
     """One output index per sample ``[n]``, or None for all outputs."""
     if outputs is None:
         return None
@@ -239,7 +239,7 @@ def tangent_features(
     tensor([[[3., 5., 1.]]])
     """
     parameters = _checked(model, x, parameters, "x")
-    chosen = _selection(outputs, x.shape[0], x.device)
+    chosen = selection(outputs, x.shape[0], x.device)
     evaluate(model, x[:1], parameters, None if chosen is None else chosen[:1])
     tree = features(model, x, parameters, chosen)
     return torch.cat([tree[name].flatten(2) for name in parameters], dim=2)
@@ -368,10 +368,10 @@ def _gram(model: nn.Module, x1, x2, reduce: str, weight, parameters, memory) -> 
     try:
         made = plan(model, *one)
     except Exception:
-        _require_fit(model, *one, "x1")  # says it better, where it is the inputs' fault
+        require_fit(model, *one, "x1")  # says it better, where it is the inputs' fault
         raise
     if not symmetric:
-        _require_fit(model, *two, "x2")
+        require_fit(model, *two, "x2")
     out = _blocks(model, one, two, made, reduce, weights, memory, symmetric)
     # A sum passes over the result once, and shows every NaN and infinity.
     if not torch.isfinite(out.sum()) and not torch.isfinite(out).all():
@@ -381,7 +381,7 @@ def _gram(model: nn.Module, x1, x2, reduce: str, weight, parameters, memory) -> 
     return out
 
 
-def _require_fit(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> None:
+def require_fit(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> None:
     """The model can be applied to one input and returns finite outputs ``[1, C]`` for it."""
     try:
         f = evaluate(model, x[:1], parameters, None)

@@ -1,0 +1,166 @@
+r"""Two more questions to a recorded run: through which later steps, and a sample on itself."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pkbook.checks import require_whole
+from pkbook.interpolation import Rules, Walk, interpolate, require_walk
+from pkbook.meeting import batch_gradient
+from pkbook.memory import Memory
+from pkbook.optimizers import StepState
+from pkbook.recording import Recording
+from pkbook.tangent import LARGEST_DEFAULT, free_memory, selection
+
+
+def step_pairs(
+    run: Recording,
+    x: Tensor,
+    *,
+    outputs: int | Tensor | None = None,
+    bins: int | None = None,
+    nodes: int = 3,
+    memory: int | None = None,
+) -> Tensor:
+    r"""How much the gradients of step s moved the prediction through the movement at step t.
+
+    .. math:: c(t,s)=-\Big\langle w_{t,s}\,D_t\,\bar\varphi_t(x),\;g_s\Big\rangle,\qquad s\le t,
+
+    the discrete form of the two-time kernels of arXiv 2603.13872, eq. (18) and (24).  For an
+    optimizer without memory only :math:`s=t` remains.  The sum over both times is the sum of the
+    contributions.
+
+    Parameters
+    ----------
+    run
+        the recorded training, ``K`` steps.
+    x
+        queries ``[m, ...]``.
+    outputs
+        None for all :math:`C` outputs, one index, or one index per query ``[m]``.
+    bins
+        equal parts of the run that are told apart in both times; default every step, at most 50.
+        Time and memory grow with it: each bin carries ``m C P`` numbers.
+    nodes
+        Gauss-Legendre nodes for each step.
+    memory
+        bytes that may be used; default a quarter of what is free, at most 1 GiB.
+
+    Returns
+    -------
+    Tensor ``[m, C, bins, bins]`` in float64: first t, then s.
+
+    Raises
+    ------
+    TypeError, ValueError
+        as :func:`pkbook.interpolate`, and where ``memory`` does not hold that many bins.
+
+    References
+    ----------
+    arXiv 2603.13872, eq. (9), (18) and (24).
+    """
+    require_walk(run, x)
+    require_whole(nodes, "nodes")
+    bins = min(len(run), 50) if bins is None else require_whole(bins, "bins")
+    if bins > len(run):
+        raise ValueError(f"bins must be at most the number of steps {len(run)}, got {bins}")
+    walk = _PairWalk(run, x, selection(outputs, len(x), x.device), bins, nodes)
+    budget = memory or min(free_memory(x.device) // 4, LARGEST_DEFAULT)
+    if walk.bytes > budget:
+        raise ValueError(
+            f"memory must hold {bins} bins of the query's gradients, {walk.bytes} bytes, got "
+            f"{budget}; give fewer bins, fewer queries or one output"
+        )
+    for part in run.segments_backwards():
+        walk.arrive(part)
+        for offset in reversed(range(len(part.states) - 1)):
+            walk.step(part.start + offset, *part.states[offset : offset + 2], part.model)
+    return walk.matrix
+
+
+class _PairWalk(Walk):
+    """One memory for each bin of the later time: what is linear can be told apart."""
+
+    def __init__(self, run: Recording, x: Tensor, chosen, bins: int, nodes: int) -> None:
+        super().__init__(run, x, chosen, Rules("gauss", nodes, None, 1), False, ())
+        self.bins = bins
+        self.memories = [Memory() for _ in range(bins)]
+        self.matrix = self.moved.new_zeros(*self.moved.shape, bins, bins)
+        first = run.model_at(0)
+        trained = [p for name, p in first.named_parameters() if name in run.names]
+        width = sum(p.numel() * p.element_size() for p in trained)
+        self.bytes = bins * width * self.moved.numel()
+
+    def _bin(self, k: int) -> int:
+        return k * self.bins // len(self.run)
+
+    def step(self, k: int, before: StepState, after: StepState, model) -> None:
+        average = self._average(k, before, after, model)
+        names = list(before.coefficients)
+        total = dict.fromkeys(names, 0.0)
+        for part in self._parts(k):
+            found = batch_gradient(self._batch(k, part, before, model), names)
+            total = {name: total[name] + found[name] for name in names}
+        for later in range(self._bin(k), self.bins):
+            here = later == self._bin(k)
+            for name, c in before.coefficients.items():
+                nodes = average.nodes[name] if here else []
+                pull = self.memories[later].pull(name, c, nodes)
+                if pull is not None:
+                    met = pull.formed() @ (total[name] * c.clip).flatten()
+                    met = -c.sign * pull.scale * met.double()
+                    self.matrix[:, :, later, self._bin(k)] += met.T
+
+
+def self_influence(
+    run: Recording,
+    numbers: Sequence[int] | Tensor | None = None,
+    *,
+    outputs: int | Tensor | None = None,
+    chunk: int = 64,
+    **options,
+) -> Tensor:
+    r"""What training samples did to their own predictions, :math:`c_i(x_i)`.
+
+    Large values belong to samples that the network learned from nobody else: rare or mislabelled
+    ones.
+
+    Parameters
+    ----------
+    run
+        the recorded training.
+    numbers
+        training samples ``[n]``; default all.
+    outputs
+        None for all outputs, one index, or one per sample ``[n]`` (its own class, say).
+    chunk
+        samples treated in one pass over the run.
+    options
+        passed to :func:`pkbook.interpolate`.
+
+    Returns
+    -------
+    Tensor ``[n, C]`` in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        for numbers out of range, and as :func:`pkbook.interpolate`.
+
+    References
+    ----------
+    Pruthi et al. 2020 name the idea (TracIn); here it is exact.
+    """
+    require_whole(chunk, "chunk")
+    size = len(run.x)
+    numbers = torch.arange(size) if numbers is None else run.checked_batch(numbers)
+    numbers = numbers.to(run.x.device)
+    chosen = selection(outputs, len(numbers), run.x.device)
+    found = []
+    for start in range(0, len(numbers), chunk):
+        some = numbers[start : start + chunk]
+        own = None if chosen is None else chosen[start : start + chunk]
+        told = interpolate(run, run.x[some], outputs=own, **options)
+        found.append(told.contributions[some, torch.arange(len(some), device=some.device)])
+    return torch.cat(found)
