@@ -10,6 +10,7 @@ from pkbook.influence import self_influence, step_pairs
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
 from pkbook.kernels import gradient_kernel, normalised_kernel, two_time_kernel, weighted_kernel
 from pkbook.snapshot import ReplayError
+from pkbook.storage import StorageError
 from pkbook.tangent import tangent_features
 from pkbook.trajectory import Trajectory, batches
 from pkbook.version import __version__
@@ -17,6 +18,7 @@ from pkbook.version import __version__
 __all__ = [
     "Interpolation",
     "ReplayError",
+    "StorageError",
     "Trajectory",
     "__version__",
     "batches",
