@@ -86,11 +86,11 @@ class _PairWalk(Walk):
         super().__init__(run, x, chosen, Rules("gauss", nodes, None, 1), False, ())
         self.bins = bins
         self.memories = [Memory() for _ in range(bins)]
-        self.matrix = self.moved.new_zeros(*self.moved.shape, bins, bins)
+        self.matrix = self.remainder.new_zeros(*self.remainder.shape, bins, bins)
         first = run.model_at(0)
         trained = [p for name, p in first.named_parameters() if name in run.names]
         width = sum(p.numel() * p.element_size() for p in trained)
-        self.bytes = bins * width * self.moved.numel()
+        self.bytes = bins * width * self.remainder.numel()
 
     def _bin(self, k: int) -> int:
         return k * self.bins // len(self.run)

@@ -61,7 +61,8 @@ class Interpolation:
     """Changes that belong to no sample, ``{name: [m, C]}``: *weight decay*, *initial momentum*,
     *running statistics* (BatchNorm), *replay difference* (another machine's rounding)."""
     remainder: Tensor
-    """What the quadrature rule left out, summed over the steps, ``[m, C]``."""
+    """What the quadrature rule left out, ``[m, C]``: the sum of the steps' own residuals where a
+    tolerance was asked for, else the gap of the whole sum."""
     pieces: Tensor
     """Sub-intervals used at each step ``[K]``: more than one where the path had kinks."""
     by_parameter: dict[str, Tensor] = field(default_factory=dict)
@@ -267,7 +268,7 @@ class Walk:
         self.final = self.query.value(last, trainable(last))
         self.after: Tensor | None = self.final  # outputs after the step at hand, where known
         zero = torch.zeros_like(self.final, dtype=torch.float64)
-        self.moved = zero.clone()
+        self.remainder = zero.clone()
         self.contributions = zero.new_zeros(len(run.x), *zero.shape)
         self.by_parameter = {n: self.contributions.clone() for n in run.names} if layers else {}
         self.entries = {n: zero.new_zeros(*zero.shape, *own[n].shape) for n in entries}
@@ -320,7 +321,7 @@ class Walk:
         self._add_entries(parts, pulls)
 
     def _nothing(self, n: int) -> Tensor:
-        return self.moved.new_zeros(n, *self.moved.shape)
+        return self.remainder.new_zeros(n, *self.remainder.shape)
 
     def _average(
         self, k: int, before: StepState, after_step: StepState, model: nn.Module
@@ -345,8 +346,8 @@ class Walk:
             allowed = (self.budget / (k + 1)).sqrt()
         average = self.rules.average(segment, ends, allowed)
         self.pieces[k] = average.pieces
-        self.moved += average.moved
         if self.budget is not None:  # what a step did not use is left for the steps before it
+            self.remainder += average.residual
             self.budget = (self.budget - average.residual.square()).clamp_min(0.0)
         return average
 
@@ -401,15 +402,17 @@ class Walk:
         initial = self.memory.initial(self.run.initial_memory())
         if initial is not None:
             self._add_other("initial momentum", initial.T)
-        change = self.final.double() - self.initial.double()
-        outside = ("running statistics", "replay difference")
+        if self.budget is None:  # no step told its own
+            change = self.final.double() - self.initial.double()
+            explained = self.contributions.sum(0) + sum(self.other.values())
+            self.remainder = change - explained
         return Interpolation(
             self.initial,
             self.final,
             self.contributions,
             self.by_step,
             self.other,
-            change - self.moved - sum(self.other.get(name, 0) for name in outside),
+            self.remainder,
             self.pieces,
             self.by_parameter,
             self.entries,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pkbook.contract import project
-from pkbook.factors import Dense
+from pkbook.factors import Dense, Outer, dense
 from pkbook.memory import Nodes, written
 from pkbook.sides import Plan, Side
 from pkbook.tangent import Tree, evaluate, query_side
@@ -59,10 +59,9 @@ class Average:
     """The averaged gradient as weighted nodes, and what the rule says about itself."""
 
     nodes: dict[str, Nodes]
-    moved: Tensor
-    r""":math:`\langle\bar\varphi,\Delta\rangle`, ``[m, C]``, in float64."""
     residual: Tensor | None
-    r""":math:`f(\theta+\Delta)-f(\theta)` less that; None where it was not asked for."""
+    r""":math:`f(\theta+\Delta)-f(\theta)-\langle\bar\varphi,\Delta\rangle`, ``[m, C]``, in
+    float64; None where it was not asked for."""
     pieces: int
 
 
@@ -82,7 +81,7 @@ class Segment:
         return self.query.value(self.model, self._at(tau))
 
     def gradients(self, points: tuple[tuple[float, float], ...]) -> list[tuple[float, Side]]:
-        return [(w, self.query.gradient(self.model, self._at(t))) for t, w in points]
+        return [(w, _compact(self.query.gradient(self.model, self._at(t)))) for t, w in points]
 
     def moved(self, sides: list[tuple[float, Side]]) -> Tensor:
         """The weighted gradients along the whole step, ``[m, C]``."""
@@ -93,16 +92,30 @@ class Segment:
         return total
 
 
+def _compact(side: Side) -> Side:
+    """Gradients with many positions written out once: each would be for every use."""
+    return {
+        name: dense(factor) if isinstance(factor, Outer) and factor.positions > 1 else factor
+        for name, factor in side.items()
+    }
+
+
 def left_end(segment: Segment, ends: tuple[Tensor, Tensor] | None) -> Average:
     """The gradient at the left end (Riemann rule)."""
-    sides = segment.gradients(((0.0, 1.0),))
-    return _average([sides], segment, segment.moved(sides), ends, 1)
+    return _whole(segment, ((0.0, 1.0),), ends)
 
 
 def gauss(segment: Segment, nodes: int, ends: tuple[Tensor, Tensor] | None) -> Average:
     """One Gauss-Legendre rule over the whole step; ``ends`` are the outputs before and after."""
-    sides = segment.gradients(gauss_legendre(nodes))
-    return _average([sides], segment, segment.moved(sides), ends, 1)
+    return _whole(segment, gauss_legendre(nodes), ends)
+
+
+def _whole(segment: Segment, points, ends: tuple[Tensor, Tensor] | None) -> Average:
+    sides = segment.gradients(points)
+    residual = None
+    if ends is not None:
+        residual = ends[1].double() - ends[0].double() - segment.moved(sides)
+    return Average(_collected([sides], segment), residual, 1)
 
 
 def refined(
@@ -132,8 +145,8 @@ def refined(
         f = segment.value(middle)
         pieces.append(_Piece(segment, nodes, whole.a, middle, whole.fa, f))
         pieces.append(_Piece(segment, nodes, middle, whole.b, f, whole.fb))
-    moved = sum(p.moved for p in pieces)
-    return _average((p.again() for p in pieces), segment, moved, ends, len(pieces))
+    residual = sum(p.residual for p in pieces)
+    return Average(_collected((p.again() for p in pieces), segment), residual, len(pieces))
 
 
 class _Piece:
@@ -144,15 +157,14 @@ class _Piece:
         self.segment = segment
         self.points = tuple((a + (b - a) * t, w * (b - a)) for t, w in gauss_legendre(nodes))
         self.sides = segment.gradients(self.points)
-        self.moved = segment.moved(self.sides)
-        self.residual = fb.double() - fa.double() - self.moved
+        self.residual = fb.double() - fa.double() - segment.moved(self.sides)
 
     def again(self) -> list[tuple[float, Side]]:
         return self.segment.gradients(self.points) if self.sides is None else self.sides
 
 
-def _average(groups, segment: Segment, moved: Tensor, ends, pieces: int) -> Average:
-    """Collect the nodes of all pieces; more than a few are added up on the way."""
+def _collected(groups, segment: Segment) -> dict[str, Nodes]:
+    """The nodes of all pieces by parameter; more than a few are added up on the way."""
     nodes: dict[str, Nodes] = {name: [] for name in segment.start}
     for sides in groups:
         for weight, side in sides:
@@ -161,5 +173,4 @@ def _average(groups, segment: Segment, moved: Tensor, ends, pieces: int) -> Aver
         for name, found in nodes.items():
             if len(found) > KEPT:
                 nodes[name] = [(1.0, Dense(written(found)))]
-    residual = None if ends is None else ends[1].double() - ends[0].double() - moved
-    return Average(nodes, moved, residual, pieces)
+    return nodes
