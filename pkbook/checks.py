@@ -20,7 +20,10 @@ def require_tensor(value: object, name: str) -> Tensor:
 
 def require_finite(value: Tensor, name: str) -> Tensor:
     """Raise ``ValueError`` with the place of the first NaN or infinity in ``value``."""
-    if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
+    if not (value.is_floating_point() or value.is_complex()):
+        return value
+    # A sum passes over the values once, and shows every NaN and infinity.
+    if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
         where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
         raise ValueError(
             f"{name} must be finite, got {value[where].item()} at index {list(where)}; "

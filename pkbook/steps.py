@@ -37,11 +37,23 @@ class Problem:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of one step from its own seed; the global generators are left as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    """Random numbers of one step from its own seed; the global generators are left as they were.
+
+    As ``torch.random.fork_rng`` and ``torch.manual_seed`` do, without asking every accelerator,
+    which takes as long as a step of a small network.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [g.get_state() for g in generators]
+    try:
+        for g in generators:
+            g.manual_seed(seed)
         yield
+    finally:
+        for g, state in zip(generators, states, strict=True):
+            g.set_state(state)
 
 
 def set_modes(model: nn.Module, record: StepRecord) -> None:
@@ -99,15 +111,15 @@ def gradients(
             )
         value.backward()
         total = total + value.detach()
-    named = {name: p for name, p in model.named_parameters() if p.grad is not None}
-    for name, p in named.items():
-        require_finite(p.grad, f"the gradient of {name!r} at step {k}")
-    return total, _clip(problem, named, optimizer)
-
-
-def _clip(problem: Problem, named: dict[str, Tensor], optimizer) -> dict[str, Number]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    own = {name: p for name, p in named.items() if id(p) in held}
+    named = model.named_parameters()
+    own = {name: p for name, p in named if id(p) in held and p.grad is not None}
+    for name, p in own.items():
+        require_finite(p.grad, f"the gradient of {name!r} at step {k}")
+    return total, _clip(problem, own)
+
+
+def _clip(problem: Problem, own: dict[str, Tensor]) -> dict[str, Number]:
     if problem.clip_norm is not None:
         norm = clip_grad_norm_(own.values(), problem.clip_norm)
         return dict.fromkeys(own, min(1.0, problem.clip_norm / (norm.item() + 1e-6)))
@@ -138,16 +150,16 @@ def put_buffers(model: nn.Module, buffers: Tree) -> None:
 
 
 def repeat(
-    problem: Problem, record: StepRecord, names: list[str], model: nn.Module, optimizer
-) -> StepState:
-    """Make a recorded step again on a copy; returns the state before it."""
+    problem: Problem, record: StepRecord, names: list[str], model: nn.Module, optimizer, k: int
+) -> tuple[StepState, float]:
+    """Make recorded step ``k`` again on a copy; returns the state before it, and its loss."""
     set_modes(model, record)
     before, buffers = moving(model, names), buffers_of(model)
     apply_settings(optimizer, record.settings)
     by_name = dict(model.named_parameters())
     key = memory_key(require_linear(optimizer))
     fresh = {n for n in names if optimizer.state.get(by_name[n], {}).get(key) is None}
-    _, clip = gradients(problem, record, model, optimizer, -1)
+    value, clip = gradients(problem, record, model, optimizer, k)
     optimizer.step()
     groups = {id(p): h for group, h in zip(optimizer.param_groups, record.settings, strict=True)
               for p in group["params"]}  # fmt: skip
@@ -160,4 +172,4 @@ def repeat(
                 optimizer, groups[id(p)], state, name in fresh, clip.get(name, 1.0)
             )
     rates = {name: groups[id(by_name[name])]["lr"] for name in names}
-    return StepState(before, buffers, found, rates)
+    return StepState(before, buffers, found, rates), value.item()
