@@ -35,7 +35,7 @@ from pkbook.optimizers import (
     require_linear,
     settings_of,
 )
-from pkbook.schedules import follow, require_schedule
+from pkbook.schedules import advance, follow, require_schedule
 from pkbook.snapshot import ReplayError, difference, fingerprint, put_back, snapshot
 from pkbook.steps import (
     Loss,
@@ -91,7 +91,11 @@ class Recording:
         self.store = MemoryStore()
         if folder is not None:
             self.store = FolderStore.create(folder, self._manifest())
-        self.store.save(0, snapshot(self.model, self.optimizer))
+        try:
+            self.store.save(0, snapshot(self.model, self.optimizer))
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(
@@ -121,8 +125,9 @@ class Recording:
         run._bind(model, loss, optimizer, data, scheduler, clip_norm, clip_value)
         run.store, manifest = FolderStore.open(folder, read_only=read_only)
         try:
-            run.every, run._seed = manifest["every"], manifest["seed"]
+            run.every, run._seed, run.elsewhere = manifest["every"], manifest["seed"], {}
             run._compare(folder, manifest)
+            run._compare_steps(folder)
             own = settings_of(optimizer)
             run._rewind()
             apply_settings(optimizer, own)
@@ -160,7 +165,7 @@ class Recording:
         """Refuse the folder of another run; note where it was recorded."""
         for key, value in self._manifest().items():
             there = manifest.get(key)
-            if there == value:
+            if key not in manifest or there == value:
                 continue
             if key == "pkbook":
                 warnings.warn(
@@ -169,14 +174,27 @@ class Recording:
                     stacklevel=4,
                 )
             elif key == "environment":
-                self.elsewhere = {
-                    k: (there.get(k), v) for k, v in value.items() if there.get(k) != v
-                }
+                self._note(there)
             else:
                 raise ValueError(
                     f"folder {str(folder)!r} was recorded with another {key}: "
                     f"{there!r} there, {value!r} here"
                 )
+
+    def _compare_steps(self, folder: str | Path) -> None:
+        """The seed of each step follows from its number: none is missing or moved."""
+        for k, record in enumerate(self.store.steps):
+            if record.seed != _step_seed(self._seed, k):
+                raise ValueError(
+                    f"line {k} of {Path(folder) / 'steps.jsonl'} is that of another step, or was "
+                    f"recorded with another seed than {self._seed}"
+                )
+            self._note(record.place)
+
+    def _note(self, place: dict) -> None:
+        """Keep what an environment that steps were made in has otherwise than this one."""
+        here = _environment(self.x.device) if place else {}
+        self.elsewhere |= {k: (place.get(k), v) for k, v in here.items() if place.get(k) != v}
 
     def __len__(self) -> int:
         """Number of steps made."""
@@ -209,22 +227,21 @@ class Recording:
             training=[name for name, m in self.model.named_modules() if m.training],
             loss=0.0,
             parts=[len(part) for part in parts] if len(parts) > 1 else [],
+            place=_environment(self.x.device) if self.elsewhere else {},
         )
         buffers = buffers_of(self.model)
         try:
             value, _ = gradients(self.problem, record, self.model, self.optimizer, k)
             self.store.append(replace(record, loss=value.item()))
-        except BaseException:
-            put_buffers(self.model, buffers)
-            raise
-        try:
             self.optimizer.step()
-        except BaseException:  # Ctrl-C, say: the step is on record, so it is made
-            self._rewind()
+        except BaseException:
+            if len(self) > k:  # Ctrl-C, say: the step is on record, so it is made
+                self._rewind()
+                advance(self.scheduler)
+            else:
+                put_buffers(self.model, buffers)
             raise
-        finally:
-            if self.scheduler is not None:
-                self.scheduler.step()
+        advance(self.scheduler)
         if (k + 1) % self.every == 0:
             self.store.save(k + 1, snapshot(self.model, self.optimizer))
         return value
@@ -251,18 +268,28 @@ class Recording:
         ------
         ReplayError
             if a segment ends elsewhere than recorded.  On another machine, thread count or torch
-            than the recording's this is to be expected, and is measured instead: ``gap``.
+            than the recording's this is to be expected, and is measured instead: ``gap``, and a
+            warning at the end names the largest.
         """
         model, optimizer = self._copy()
         starts = [c for c in self.store.saved() if c < len(self)]
+        worst, told = 0.0, ""
         stop, end = len(self), snapshot(self.model, self.optimizer)
         for start in reversed(starts):
             put_back(self.store.load(start), model, optimizer)
-            states = [self._repeat(k, model, optimizer) for k in range(start, stop)]
-            gap = self._gap(start, stop, end, snapshot(model, optimizer))
+            states = []
+            for k in range(start, stop):
+                state, loss = self._repeat(k, model, optimizer)
+                states.append(state)
+                self._check_loss(start, stop, k, loss)
+            gap, what = self._gap(start, stop, end, snapshot(model, optimizer))
+            worst, told = max((worst, told), (gap, what))
             states.append(StepState(moving(model, self.names), buffers_of(model)))
             yield Replayed(start, states, model, end, gap)
             stop, end = start, self.store.load(start)
+        if worst:
+            there = ", ".join(f"{k} {a} there, {b} here" for k, (a, b) in self.elsewhere.items())
+            warnings.warn(f"{told} ({there})", stacklevel=2)
 
     def verify(self) -> float:
         """Replay the whole run; the largest relative difference from what was recorded.
@@ -281,17 +308,22 @@ class Recording:
             if name.startswith("optimizer/") and name.endswith(key)
         }
 
-    def _gap(self, start: int, stop: int, recorded: dict, replayed: dict) -> float:
+    def _check_loss(self, start: int, stop: int, k: int, loss: float) -> None:
+        """The only witness of the steps after the last checkpoint of a run that was opened."""
+        then = self.store.steps[k].loss
+        if loss != then and not self.elsewhere:
+            what = f"the loss of step {k} is {loss}, and was {then}"
+            raise ReplayError(f"{_differently(start, stop, what)}. {_CAUSE}")
+
+    def _gap(self, start: int, stop: int, recorded: dict, replayed: dict) -> tuple[float, str]:
         found = difference(recorded, replayed)
         if found is None:
-            return 0.0
-        where = f"steps {start} to {stop} replayed differently from the recorded run: "
-        where += f"{found.name} is off by {found.size:.2g} of its size"
+            return 0.0, ""
+        what = f"{found.name} is off by {found.size:.2g} of its size"
+        where = _differently(start, stop, what)
         if not self.elsewhere:
-            raise ReplayError(f"{where}. Was the model changed outside of step()?")
-        there = ", ".join(f"{k} {a} there, {b} here" for k, (a, b) in self.elsewhere.items())
-        warnings.warn(f"{where} ({there})", stacklevel=3)
-        return found.size
+            raise ReplayError(f"{where}. {_CAUSE}")
+        return found.size, where
 
     def _rewind(self) -> None:
         """Bring the reader's model and optimizer to the last recorded step."""
@@ -308,8 +340,8 @@ class Recording:
         for step in range(start, k):
             self._repeat(step, model, optimizer)
 
-    def _repeat(self, k: int, model: nn.Module, optimizer) -> StepState:
-        return repeat(self.problem, self.store.steps[k], self.names, model, optimizer)
+    def _repeat(self, k: int, model: nn.Module, optimizer) -> tuple[StepState, float]:
+        return repeat(self.problem, self.store.steps[k], self.names, model, optimizer, k)
 
     def checked_batch(self, batch: Tensor | Sequence[int]) -> Tensor:
         """Sample numbers ``[B]``; refused where they are none, or of no sample."""
@@ -340,6 +372,7 @@ class Recording:
             "clip_norm": self.problem.clip_norm,
             "clip_value": self.problem.clip_value,
             "trained": self.names,
+            "groups": [len(group["params"]) for group in self.optimizer.param_groups],
             "every": self.every,
             "seed": self._seed,
         }
@@ -354,6 +387,13 @@ def _environment(device: torch.device) -> dict:
         "device": place,
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+_CAUSE = "Was the model, the loss or the optimizer changed outside of step()?"
+
+
+def _differently(start: int, stop: int, what: str) -> str:
+    return f"steps {start} to {stop} replayed differently from the recorded run: {what}"
 
 
 def _parts(batch: object) -> Sequence:

@@ -5,7 +5,7 @@ import warnings
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pkbook.optimizers import settings_of
+from pkbook.optimizers import apply_settings, settings_of
 
 
 def require_schedule(scheduler: object, optimizer: Optimizer) -> LRScheduler | None:
@@ -26,6 +26,20 @@ def require_schedule(scheduler: object, optimizer: Optimizer) -> LRScheduler | N
     if scheduler.optimizer is not optimizer:
         raise ValueError("scheduler belongs to another optimizer than the run's")
     return scheduler
+
+
+def advance(scheduler: LRScheduler | None) -> None:
+    """Step a schedule; one that is interrupted (Ctrl-C, say) half-way is stepped anew."""
+    if scheduler is None:
+        return
+    before, rates = scheduler.state_dict(), settings_of(scheduler.optimizer)
+    try:
+        scheduler.step()
+    except BaseException:
+        apply_settings(scheduler.optimizer, rates)
+        scheduler.load_state_dict(before)
+        scheduler.step()
+        raise
 
 
 def follow(scheduler: LRScheduler, optimizer: Optimizer, recorded: list[list[dict]]) -> None:

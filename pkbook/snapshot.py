@@ -31,8 +31,17 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 def put_back(
     tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Bring model and optimizer to the state of a snapshot."""
+    """Bring model and optimizer to the state of a snapshot; ``ValueError`` if it is of another."""
     by_name, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    there = {n: _kind(t) for n, t in tensors.items() if not n.startswith("optimizer/")}
+    here = {f"parameter/{n}": _kind(p) for n, p in by_name.items()}
+    here |= {f"buffer/{n}": _kind(b) for n, b in buffers.items()}
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise ValueError(
+                f"the checkpoint is of another model: {name} is {there.get(name, 'missing')} "
+                f"there, {here.get(name, 'missing')} here"
+            )
     optimizer.state.clear()
     # Counters live on the CPU, unless the optimizer runs wholly on the device.
     away = {
@@ -53,6 +62,10 @@ def put_back(
                 p = by_name[name]
                 place = p.device if value.ndim or id(p) in away else torch.device("cpu")
                 optimizer.state[p][key] = value.to(place, copy=True)
+
+
+def _kind(t: Tensor) -> str:
+    return f"{t.dtype} {tuple(t.shape)}"
 
 
 @dataclass(frozen=True)

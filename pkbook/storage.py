@@ -37,6 +37,8 @@ class StepRecord:
     loss: float
     parts: list[int] = field(default_factory=list)
     """Sizes of the micro-batches whose gradients were accumulated; empty for one batch."""
+    place: dict = field(default_factory=dict)
+    """Where the step was made, if the run was begun elsewhere."""
 
 
 class MemoryStore:
@@ -65,26 +67,55 @@ class MemoryStore:
 class FolderStore:
     """Checkpoints and steps in a folder, written so that what stands there is always whole."""
 
+    _log = None
+    _lock: FileLock | None = None
+
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.steps: list[StepRecord] = []
-        self._log = None
-        self._lock: FileLock | None = None
 
     @classmethod
     def create(cls, folder: str | Path, manifest: dict) -> "FolderStore":
         """A new store; ``ValueError`` if the folder already holds something."""
         store = cls(folder)
-        if store.folder.exists() and any(store.folder.iterdir()):
+        store._require_unused()
+        try:
+            (store.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            store._acquire()
+            store._require_unused()  # again, now that nobody else can begin a run here
+            store._sweep()
+            write_whole(store.folder / "manifest.json", _dump(manifest))
+            store._log = store._path.open("ab", buffering=0)
+        except BaseException as error:
+            store.close()
+            if isinstance(error, OSError):
+                raise store._failed("the beginning of the run", error) from error
+            raise
+        return store
+
+    def _require_unused(self) -> None:
+        if self.folder.exists() and any(self.folder.iterdir()) and not self._barely_begun():
             raise ValueError(
-                f"folder {str(folder)!r} is not empty; open it with "
+                f"folder {str(self.folder)!r} is not empty; open it with "
                 "Trajectory.open(folder, model, loss, optimizer, data), or give a new one"
             )
-        (store.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        store._acquire()
-        write_whole(store.folder / "manifest.json", _dump(manifest))
-        store._log = (store.folder / "steps.jsonl").open("ab", buffering=0)
-        return store
+
+    def _barely_begun(self) -> bool:
+        """Whether nothing is here but what a writer leaves that was stopped before step 0."""
+        manifest = self.folder / "manifest.json"
+        found = {path.name.removesuffix(".partial") for path in self.folder.iterdir()}
+        if found - {manifest.name, "checkpoints", "writer.lock", self._path.name} or self.saved():
+            return False
+        try:
+            ours = not manifest.exists() or "samples" in _read_manifest(manifest)
+        except ValueError:
+            return False
+        return ours and (not self._path.exists() or self._path.stat().st_size == 0)
+
+    def _sweep(self) -> None:
+        """Remove what a writer that was killed had not finished."""
+        for partial in self.folder.rglob("*.partial"):
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, folder: str | Path, *, read_only: bool = False) -> tuple["FolderStore", dict]:
@@ -98,15 +129,15 @@ class FolderStore:
         if not read_only:
             store._acquire()
         try:
+            saved = store.saved()  # before the log, to which a writer may add meanwhile
             store._read_steps(mend=not read_only)
-            _require_known(store)
+            _require_known(store, saved)
+            if not read_only:
+                store._log = store._path.open("ab", buffering=0)
+                store._sweep()
         except BaseException:
             store.close()
             raise
-        if not read_only:
-            store._log = store._path.open("ab", buffering=0)
-            for partial in store.folder.rglob("*.partial"):  # of a writer that was killed
-                partial.unlink(missing_ok=True)
         return store, manifest
 
     @property
@@ -114,7 +145,7 @@ class FolderStore:
         return self.folder / "steps.jsonl"
 
     def _acquire(self) -> None:
-        lock = FileLock(self.folder / "writer.lock")
+        lock = FileLock(self.folder / "writer.lock", thread_local=False)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -126,13 +157,17 @@ class FolderStore:
 
     def close(self) -> None:
         """Let others write to the folder."""
-        if self._log is not None:
-            os.fsync(self._log.fileno())
-            self._log.close()
-            self._log = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        log, self._log = self._log, None
+        lock, self._lock = self._lock, None
+        try:
+            if log is not None:
+                with log:
+                    os.fsync(log.fileno())
+        except OSError as error:
+            raise self._failed("the last steps", error) from error
+        finally:
+            if lock is not None:
+                lock.release()
 
     def __del__(self) -> None:
         self.close()
@@ -161,22 +196,34 @@ class FolderStore:
         log = self._writable()
         body = json.dumps(asdict(record), separators=(",", ":")).encode()
         line = b"%08x %s\n" % (zlib.crc32(body), body)
-        before = os.fstat(log.fileno()).st_size
+        number, size = len(self.steps), os.fstat(log.fileno()).st_size
         try:
             if log.write(line) != len(line):
                 raise OSError("the line was not written whole")
+            self.steps.append(record)
         except BaseException as error:
-            os.ftruncate(log.fileno(), before)
+            self._withdraw(number, size)
             if isinstance(error, OSError):
-                raise self._failed(f"step {len(self.steps)}", error) from error
+                raise self._failed(f"step {number}", error) from error
             raise
-        self.steps.append(record)
+
+    def _withdraw(self, number: int, size: int) -> None:
+        """Take a step back; where even that fails, nothing may be written after a torn line."""
+        del self.steps[number:]
+        log = self._writable()
+        try:
+            os.ftruncate(log.fileno(), size)
+        except OSError:
+            self._log = None
+            log.close()
+            self.close()
 
     def _failed(self, what: str, error: OSError) -> StorageError:
-        return StorageError(
-            f"{what} could not be written to {str(self.folder)!r} ({error}); the steps before it "
-            "are intact: make room, open the folder again and go on"
-        )
+        rest = "the steps before it are intact: make room, open the folder again and go on"
+        if not self.saved():
+            rest = "nothing was recorded: make room and begin again in the same folder"
+        where = f"{str(self.folder)!r} ({error})"
+        return StorageError(f"{what} could not be written to {where}; {rest}")
 
     def _writable(self):
         if self._log is None:
@@ -203,8 +250,10 @@ class FolderStore:
         found = {}
         for path in sorted((self.folder / "checkpoints").glob("*.safetensors")):
             number = path.stem.partition("-")[0]
-            if not number.isdigit():
+            if not number.isdecimal():
                 raise ValueError(f"checkpoint {path} has no step number in its name")
+            if int(number) in found:
+                raise ValueError(f"checkpoints {found[int(number)]} and {path} are of one step")
             found[int(number)] = path
         return found
 
@@ -212,11 +261,13 @@ class FolderStore:
         return sorted(self._checkpoints())
 
 
-def _require_known(store: FolderStore) -> None:
+def _require_known(store: FolderStore, saved: list[int]) -> None:
     """A checkpoint is only written after the steps before it: a later one means lost steps."""
-    saved = store.saved()
     if 0 not in saved:
-        raise ValueError(f"folder {str(store.folder)!r} has no checkpoint of step 0")
+        why = "it is lost"
+        if not saved and not store.steps:
+            why = "the run was stopped before its first step; record it again in this folder"
+        raise ValueError(f"folder {str(store.folder)!r} has no checkpoint of step 0: {why}")
     if saved[-1] > len(store.steps):
         raise ValueError(
             f"{store._path} holds {len(store.steps)} steps, but there is a checkpoint of step "
@@ -236,17 +287,20 @@ def _read_manifest(path: Path) -> dict:
     raw = path.read_bytes()
     try:
         manifest = json.loads(raw)
-        known = manifest.pop("checksum", None), manifest.pop("format", None)
-    except (ValueError, AttributeError) as error:
+        checked = "checksum" in manifest  # format 1 had none
+        content = {key: value for key, value in manifest.items() if key != "checksum"}
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if known[1] != FORMAT and known[0] is None:
+    whole = _dump(content) == raw  # byte for byte, so that no damage passes as white space
+    found = content.pop("format", None)
+    if found != FORMAT and (whole or not checked):
         raise ValueError(
-            f"{path} has format {known[1]!r} (written by pkbook {manifest.get('pkbook')!r}), this "
+            f"{path} has format {found!r} (written by pkbook {content.get('pkbook')!r}), this "
             f"pkbook reads {FORMAT}; use that version, or record the run again"
         )
-    if _dump(manifest) != raw:  # byte for byte, so that no damage passes as white space
-        raise ValueError(f"{path} is damaged (checksum differs), or of another format")
-    return manifest
+    if not whole:
+        raise ValueError(f"{path} is damaged (checksum differs)")
+    return content
 
 
 def write_checked(folder: Path, stem: str, tensors: dict[str, Tensor]) -> Path:
