@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import stat
+import subprocess
 import sys
 import traceback
 import zlib
@@ -19,6 +20,7 @@ from torch.optim import lr_scheduler as rates
 
 import pkbook as pk
 
+ROOT = Path(__file__).resolve().parents[1]
 SAMPLES, TOTAL = 12, 30
 
 
@@ -44,8 +46,10 @@ def data():
 
 def parts(seed=0, kind="AdamW", schedule="cosine", norm=False, **options):
     """What a reader's own code makes before a run; for an opened one, ``seed`` does not matter."""
-    layers = [nn.Linear(2, 8), nn.BatchNorm1d(8) if norm else nn.Tanh(), nn.Dropout(0.2)]
-    model = nn.Sequential(*layers, nn.Linear(8, 1))
+    # No bias before the statistics: its gradient is rounding, and Adam would magnify it.
+    first = nn.Linear(2, 8, bias=not norm)
+    second = nn.BatchNorm1d(8) if norm else nn.Tanh()
+    model = nn.Sequential(first, second, nn.Dropout(0.2), nn.Linear(8, 1))
     generator = torch.Generator().manual_seed(seed)
     for p in model.parameters():
         nn.init.normal_(p, std=0.5, generator=generator)
@@ -206,6 +210,33 @@ class _File:
 
     def __exit__(self, *_):
         self.file.close()
+
+
+class Server:
+    """Starts runs in processes of their own, without importing torch anew each time."""
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", __file__],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return self
+
+    def start(self, folder, steps, every=5, call=0):
+        """Begin a run, see :func:`serve`; returns the number of its process."""
+        self.process.stdin.write(f"{folder}\t{call}\t{every}\t{steps}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def ended(self):
+        """Wait for the end of that process; how it ended."""
+        return int(self.process.stdout.readline())
+
+    def __exit__(self, *_):
+        with self.process:
+            self.process.stdin.close()
+            assert self.process.wait(timeout=60) == 0
 
 
 def serve():

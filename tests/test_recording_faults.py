@@ -8,7 +8,6 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,7 +20,6 @@ from recording_worker import Faults, begin, full, go_on, interrupt, plain, reope
 import pkbook as pk
 from pkbook.storage import FolderStore, StorageError
 
-ROOT = Path(__file__).resolve().parents[1]
 LONG = 300
 
 
@@ -49,32 +47,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-class Server:
-    """Starts runs in processes of their own, without importing torch anew each time."""
-
-    def __init__(self, process):
-        self.process = process
-
-    def start(self, folder, call=0, every=5, steps=LONG):
-        self.process.stdin.write(f"{folder}\t{call}\t{every}\t{steps}\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def ended(self):
-        return int(self.process.stdout.readline())
-
-
 @pytest.fixture(scope="module")
 def server():
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", str(ROOT / "tests/recording_worker.py")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with process:
-        yield Server(process)
-        process.stdin.close()
-        assert process.wait(timeout=60) == 0
+    with worker.Server() as server:
+        yield server
 
 
 def opened_or_begun(folder, every=5):
@@ -95,7 +71,7 @@ def test_a_run_killed_at_any_instant_is_resumed(server, unbroken_long, one_threa
     reached = []
     for number in range(25):
         folder = tmp_path / str(number)
-        child = server.start(folder)
+        child = server.start(folder, steps=LONG)
         time.sleep(draw.uniform(0, 0.25))
         os.kill(child, signal.SIGKILL)
         assert server.ended() == -signal.SIGKILL
@@ -242,10 +218,21 @@ def test_a_run_that_cannot_begin_lets_go_of_its_folder(tmp_path, unbroken):
     assert same(state(go_on(begin(tmp_path / "run"))), unbroken[-1])
 
 
+def test_the_log_reaches_the_disk_before_a_checkpoint_that_rests_on_it(tmp_path, monkeypatch):
+    """A power cut may take what was not flushed, in any order."""
+    run = go_on(begin(tmp_path / "run"), 4)
+    log, done = run.store._log.fileno(), []
+    replace = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append((handle == log, len(run))))
+    monkeypatch.setattr(Path, "replace", lambda *a: [done.append("renamed"), replace(*a)][1])
+    go_on(run, 5)
+    assert done == [(True, 5), (False, 5), "renamed", (False, 5)]  # log, file, folder
+
+
 def test_one_writer_at_a_time(server, tmp_path, one_thread):
     """Another process writes; it may be looked at, not joined."""
     folder = tmp_path / "run"
-    child = server.start(folder, every=1)
+    child = server.start(folder, every=1, steps=LONG)
     try:
         seen = [_look(folder) for _ in range(5)]
         with pytest.raises(ValueError, match="is being written by another run; close that one"):
