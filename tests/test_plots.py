@@ -350,6 +350,13 @@ def test_a_waterfall_ends_on_the_sum(ax):
     ]
 
 
+def test_a_waterfall_leaves_room_for_the_numbers_above_a_fall(ax):
+    plots.waterfall(ax, 0.0, [10.0, -9.0], ["up", "down"])
+    low, high = ax.get_ylim()
+    assert low == 0
+    assert high > 10.5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"labels": ["a"]}, "labels: expected 2"), ({"images": [None]}, "images: expected 2"),

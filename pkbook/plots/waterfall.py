@@ -43,9 +43,10 @@ def waterfall(
     span = max(tops.max(), 0) - min(tops.min(), 0) or 1.0
     for place, (height, bottom) in enumerate(zip(heights, tops[:-1], strict=True), start=1):
         up = height >= 0
-        ax.bar(
+        bars = ax.bar(
             place, height, 0.72, bottom, color=PLUS if up else MINUS, hatch=None if up else "///"
         )
+        bars[0].sticky_edges.y[:] = [0]  # else a fall from the top takes the margin away
         ax.plot([place - 1.36, place + 0.36], [bottom] * 2, color=NEUTRAL, linewidth=0.9)
         _number(ax, place, max(bottom, bottom + height), _fixed(height, "+.2f"), span)
     last = len(heights) + 1
