@@ -273,6 +273,25 @@ def test_weak_order_one_without_noise():
         assert variance > 1.5  # a variance is itself of the order of the rate
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.05, 1.0])
+def test_rmsprop_from_a_second_moment_of_zero(eps):
+    """A constant gradient of one: an integral whose integrand is infinite at 0 where eps is 0.
+
+    V is taken straight over each step of 1/80; the midpoint's 1/sqrt(V) would be 3 % off for eps 0.
+    """
+    from scipy.integrate import quad
+
+    line = nn.Linear(1, 1, bias=False).double()
+    one = torch.ones(1, 1).double()
+    task = dl.Task(line, lambda f, y: f[:, 0], (one, one))
+    limit = dl.RMSprop(task, 0.1, 1, beta=0.9, eps=eps)
+    told = dl.diffusion(limit, one, steps=10, paths=1, generator=seeded(0), dt=0.0125)
+    wanted, _ = quad(lambda u: 2 * u / (math.sqrt(-math.expm1(-u * u)) + eps), 0, 1)  # t = u * u
+    moved = (told.outputs[0] - told.outputs[-1]).item()
+    assert moved == pytest.approx(wanted, rel=2e-3)
+    assert told.integral[-1].item() == pytest.approx(wanted, rel=2e-3)
+
+
 # --- the theorems --------------------------------------------------------------------------------
 
 
