@@ -226,11 +226,20 @@ def require_walk(run: Recording, x: Tensor) -> None:
 
 def _warned(told: Interpolation) -> Interpolation:
     if told.tolerance is not None and not told.reached.all():
-        worst = told.completeness.max().item()
+        gap = (told.change - told.explained).norm(dim=1)
+        missed = ~told.reached
+        if (told.remainder.norm(dim=1) < gap / 2)[missed].any():
+            advice = (
+                "not in the quadrature but in the gradients of the training steps: an optimizer "
+                "with per-entry scales magnifies gradients that are nothing but rounding (a bias "
+                "before a normalisation, say); leave such parameters out, or train in float64"
+            )
+        else:
+            advice = "see remainder; allow more pieces or nodes"
         warnings.warn(
             f"the tolerance {told.tolerance:g} was not reached for queries "
-            f"{(~told.reached).nonzero().flatten().tolist()[:8]}: up to {worst:.2g} of the change "
-            "remains (see remainder); allow more pieces or nodes",
+            f"{missed.nonzero().flatten().tolist()[:8]}: up to {told.completeness.max():.2g} of "
+            f"the change remains ({advice})",
             stacklevel=3,
         )
     return told

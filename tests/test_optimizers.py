@@ -384,3 +384,17 @@ def test_optimizers_that_cannot_be_taken_apart_are_refused_with_the_reason(make,
     model = smooth()
     with pytest.raises((TypeError, ValueError), match=reason):
         pk.Trajectory(model, pk.losses.squared, make(list(model.parameters())), data)
+
+
+def test_a_gap_from_magnified_rounding_is_told_from_one_of_the_quadrature():
+    """A bias before BatchNorm has no gradient but rounding, and Adam steps by its sign."""
+    data, query = problem(torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2))
+    adam = torch.optim.Adam(model.parameters(), lr=0.01, eps=1e-12)
+    run = record(model.train(), adam, data)
+    with pytest.warns(UserWarning, match="not in the quadrature but in the gradients"):
+        told = run.interpolate(query, tolerance=1e-4)
+    assert told.completeness.max() > 1e-4
+    assert (told.remainder.norm(dim=1) / told.change.norm(dim=1)).max() < 1e-4
