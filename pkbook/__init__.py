@@ -6,6 +6,7 @@ Describing Neural Network Generalization*, arXiv 2603.13872.
 
 from pkbook import data, explorers, losses, models, plots
 from pkbook.distributed import distributed_kernel
+from pkbook.explain import Explanation, explain
 from pkbook.influence import self_influence, step_pairs
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
 from pkbook.kernels import gradient_kernel, normalised_kernel, two_time_kernel, weighted_kernel
@@ -16,6 +17,7 @@ from pkbook.trajectory import Trajectory, batches
 from pkbook.version import __version__
 
 __all__ = [
+    "Explanation",
     "Interpolation",
     "ReplayError",
     "StorageError",
@@ -24,6 +26,7 @@ __all__ = [
     "batches",
     "data",
     "distributed_kernel",
+    "explain",
     "explorers",
     "gradient_kernel",
     "interpolate",

@@ -9,21 +9,24 @@ whole or not at all.  From Python: :func:`distributed_kernel`.
 """
 
 import argparse
-import importlib
 import os
-import socket
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
+from pkbook.command_line import (
+    joined,
+    leave,
+    load_function,
+    load_tensor,
+    number_of_bytes,
+    number_of_seconds,
+    place,
+    reported,
+)
 from pkbook.distributed import Shard, distributed_kernel
 from pkbook.ranks import RankError, Ranks, digest
 from pkbook.tangent import REDUCTIONS
@@ -34,33 +37,9 @@ __all__ = ["RankError", "Shard", "distributed_kernel", "main"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
-def load_tensor(path: str, argument: str) -> Tensor:
-    """The only tensor of a safetensors file, or the one named ``x``."""
-    try:
-        with safe_open(path, framework="pt") as f:
-            names = list(f.keys())
-            name = names[0] if len(names) == 1 else "x"
-            if name not in names:
-                raise ValueError(
-                    f"{argument} {path} must hold one tensor, or one that is named 'x'; "
-                    f"it holds {', '.join(names) or 'none'}"
-                )
-            return f.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{argument} {path} cannot be read as safetensors: {error}") from error
-
-
 def build_model(spec: str, seed: int) -> nn.Module:
     """Call ``module:function``; the seed makes a fresh initialisation the same on all ranks."""
-    module, colon, function = spec.partition(":")
-    if not (module and colon and function):
-        raise ValueError(
-            f"--model must be module:function, got {spec!r}; write pkbook.models:mnist_cnn"
-        )
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--model {spec}: {error}") from error
+    make = load_function(spec, "--model", "pkbook.models:mnist_cnn")
     torch.manual_seed(seed)
     model = make()
     if not isinstance(model, nn.Module):
@@ -135,59 +114,6 @@ def compute(args: argparse.Namespace, device: torch.device) -> None:
     ranks.together("writing the kernel", write)
 
 
-def _place(name: str) -> torch.device:
-    """The device of this rank: under torchrun the GPU with its local number."""
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"--device {name}: torch finds no CUDA device; write --device cpu")
-        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            raise ValueError(
-                f"--device {name}: there is no GPU {index}, only {torch.cuda.device_count()}; "
-                "start at most one process for each GPU"
-            )
-        torch.cuda.set_device(index)
-        return torch.device("cuda", index)
-    return device
-
-
-@contextmanager
-def _joined(device: torch.device, timeout: float) -> Iterator[None]:
-    """The process group that torchrun's variables describe, if there are any."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
-        yield
-        return
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):  # one machine: stay inside it
-        for name in {n for _, n in socket.if_nameindex()} & {"lo", "lo0"}:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    yield
-    dist.destroy_process_group()  # not after an error: it would wait for ranks that are gone
-
-
-def _bytes(text: str) -> int:
-    """A number of bytes, with or without K, M or G (powers of 1024)."""
-    shift = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
-    number = int(text[:-1] if shift else text) << shift
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e7:
-        raise ValueError
-    return number
-
-
-_bytes.__name__, _seconds.__name__ = "number of bytes", "number of seconds"  # for argparse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pkbook.gram",
@@ -203,28 +129,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--reduce", choices=REDUCTIONS, default="trace")
     add("--dtype", choices=DTYPES, help="cast model and inputs (default: leave them)")
     add("--device", default="cpu", help="cpu (default), cuda (one GPU a process) or cuda:0")
-    add("--memory", type=_bytes, help="bytes for each process, as 500M or 2G")
-    add("--timeout", type=_seconds, default=600.0,
+    add("--memory", type=number_of_bytes, help="bytes for each process, as 500M or 2G")
+    add("--timeout", type=number_of_seconds, default=600.0,
         help="seconds to wait for another process (default 600)")  # fmt: skip
     return parser
 
 
+def _work(args: argparse.Namespace) -> None:
+    device = place(args.device)
+    with joined("nccl" if device.type == "cuda" else "gloo", args.timeout):
+        compute(args, device)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code, with a message on stderr where it is not 0."""
-    args = _parser().parse_args(argv)
-    try:
-        device = _place(args.device)
-        with _joined(device, args.timeout):
-            compute(args, device)
-    except (Exception, KeyboardInterrupt) as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"pkbook.gram, rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
-    return 0
+    return reported("pkbook.gram", _work, _parser().parse_args(argv))
 
 
 if __name__ == "__main__":
-    code = main()
-    if code:  # no clean-up: it could wait for processes that are gone
-        sys.stderr.flush()
-        os._exit(code)
+    leave(main())
