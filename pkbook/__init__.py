@@ -4,7 +4,7 @@ The companion package of the book.  Source: Guo, He, Morel 2026, *On Interpolati
 Describing Neural Network Generalization*, arXiv 2603.13872.
 """
 
-from pkbook import data, explorers, losses, models, plots
+from pkbook import data, diffusion_limit, explorers, losses, models, plots
 from pkbook.distributed import distributed_kernel
 from pkbook.explain import Explanation, explain
 from pkbook.influence import self_influence, step_pairs
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "batches",
     "data",
+    "diffusion_limit",
     "distributed_kernel",
     "explain",
     "explorers",
