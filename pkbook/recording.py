@@ -10,6 +10,7 @@ import copy
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -94,7 +95,8 @@ class Recording:
         try:
             self.store.save(0, snapshot(self.model, self.optimizer))
         except BaseException:
-            self.close()
+            with suppress(OSError):
+                self.close()
             raise
 
     @classmethod
@@ -128,9 +130,7 @@ class Recording:
             run.every, run._seed, run.elsewhere = manifest["every"], manifest["seed"], {}
             run._compare(folder, manifest)
             run._compare_steps(folder)
-            own = settings_of(optimizer)
             run._rewind()
-            apply_settings(optimizer, own)
             if scheduler is not None:
                 follow(scheduler, optimizer, [record.settings for record in run.store.steps])
         except BaseException:

@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -87,7 +88,8 @@ class FolderStore:
             write_whole(store.folder / "manifest.json", _dump(manifest))
             store._log = store._path.open("ab", buffering=0)
         except BaseException as error:
-            store.close()
+            with suppress(OSError):
+                store.close()
             if isinstance(error, OSError):
                 raise store._failed("the beginning of the run", error) from error
             raise

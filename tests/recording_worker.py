@@ -249,6 +249,7 @@ def serve():
         folder, call, every, steps = line.rstrip("\n").split("\t")
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # should the test not come to kill it
             try:
                 with Faults(int(call), kill):
                     go_on(begin(folder, every=int(every)), int(steps))

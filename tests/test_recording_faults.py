@@ -66,23 +66,32 @@ def opened_or_begun(folder, every=5):
 
 
 def test_a_run_killed_at_any_instant_is_resumed(server, unbroken_long, one_thread, tmp_path):
-    """25 kills, delays uniform over 0.25 s, seed 0."""
+    """25 kills, each up to 5 ms after one of the first 100 steps or the beginning; seed 0."""
     draw = random.Random(0)
     reached = []
     for number in range(25):
         folder = tmp_path / str(number)
         child = server.start(folder, steps=LONG)
-        time.sleep(draw.uniform(0, 0.25))
+        _wait_for(folder, steps=0 if number < 5 else draw.randrange(1, 100))
+        time.sleep(draw.uniform(0, 0.005))
         os.kill(child, signal.SIGKILL)
         assert server.ended() == -signal.SIGKILL
         with opened_or_begun(folder) as run:
             reached.append(len(run))
             assert same(state(run), unbroken_long[len(run)]), number
-            stop = min(len(run) + 7, LONG)
+            stop = len(run) + 7
             assert same(state(go_on(run, stop)), unbroken_long[stop]), number
             assert run.verify() == 0
             assert not list(folder.rglob("*.partial"))
     assert len(set(reached)) > 10
+    assert all(length < LONG for length in reached)
+
+
+def _wait_for(folder, steps):
+    """Until a child has recorded so many steps."""
+    log = folder / "steps.jsonl"
+    while steps and (not log.exists() or log.read_bytes().count(b"\n") < steps):
+        time.sleep(0.0005)
 
 
 def test_a_run_killed_at_any_call_that_writes_is_resumed(server, unbroken, one_thread, tmp_path):
@@ -212,10 +221,31 @@ def _goes_on_to_the_end(folder, run, unbroken):
 
 
 def test_a_run_that_cannot_begin_lets_go_of_its_folder(tmp_path, unbroken):
-    with Faults(1, full, lasting=True), pytest.raises(StorageError) as held:
-        begin(tmp_path / "run")
-    assert "nothing was recorded: make room and begin again" in str(held.value)
+    held = []
+    for at in range(1, 11):  # up to the checkpoint of step 0
+        with Faults(at, full, lasting=True), pytest.raises(StorageError) as error:
+            begin(tmp_path / "run")
+        held.append(error.value)
+    assert all("nothing was recorded: make room and begin again" in str(e) for e in held)
+    assert "the checkpoint of step 0" in str(held[-1])
     assert same(state(go_on(begin(tmp_path / "run"))), unbroken[-1])
+
+
+def test_an_interrupt_after_the_line_was_written_takes_it_back(tmp_path, unbroken):
+    class Interrupted(list):
+        def append(self, record):
+            super().append(record)
+            raise KeyboardInterrupt
+
+    run = go_on(begin(tmp_path / "run"), 7)
+    run.store.steps = Interrupted(run.store.steps)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(run)
+    run.store.steps = list(run.store.steps)
+    assert len(run) == 7
+    assert same(state(go_on(run)), unbroken[-1])
+    run.close()
+    assert same(state(reopen(tmp_path / "run")), unbroken[-1])
 
 
 def test_the_log_reaches_the_disk_before_a_checkpoint_that_rests_on_it(tmp_path, monkeypatch):
