@@ -50,8 +50,6 @@ GRADIENTS = 4
 """Averaged gradients that one query and output hold at a time, about."""
 COPIES = 5
 """Times that a chunk's result is there while it is written, as measured."""
-TOGETHER = 16
-"""Queries by default in a chunk where steps are bisected: they share a step's pieces."""
 
 
 def explain(
@@ -88,10 +86,7 @@ def explain(
         None for all :math:`C` outputs, one index, or one index per query ``[m]``.
     chunk
         queries taken apart at a time.  Default what ``memory`` allows, or the number with which
-        ``folder`` was begun.  Steps are bisected for all queries of a chunk together, and
-        ``most_pieces`` is what they share, so with a ``tolerance`` the numbers depend on the chunk
-        (within that tolerance) and the default is at most 16.  For a smooth network, or without a
-        tolerance, larger chunks are faster: each replays the run once.
+        ``folder`` was begun.  Larger chunks are faster: each replays the run once.
     memory
         bytes that *each* process may use: a query and output hold about four gradients, and
         five times the result while it is written.  Default a quarter of what is free,
@@ -307,10 +302,7 @@ def _fitting(question: _Question, chunk: int | None, memory: int | None, process
         raise ValueError(
             f"memory must hold one query, about {need} bytes for this run, got {memory}"
         )
-    options = question.options
-    bisects = options["rule"] == "gauss" and options["tolerance"] is not None
-    most = TOGETHER if bisects else len(question.x)
-    return max(1, min(memory // need, most, -(-len(question.x) // processes)))
+    return max(1, min(memory // need, -(-len(question.x) // processes)))
 
 
 def _bytes_of_a_query(question: _Question) -> int:

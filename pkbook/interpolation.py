@@ -13,6 +13,7 @@ because the query's gradient is averaged over each step (fundamental theorem of 
 of being taken at its left end.
 """
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,8 @@ class Interpolation:
     """What the quadrature rule left out, ``[m, C]``: the sum of the steps' own residuals where a
     tolerance was asked for, else the gap of the whole sum."""
     pieces: Tensor
-    """Sub-intervals used at each step ``[K]``: more than one where the path had kinks."""
+    """Sub-intervals used at each step ``[K]`` by the query that needed most: more than one where
+    the path had kinks."""
     by_parameter: dict[str, Tensor] = field(default_factory=dict)
     """With ``layers=True``: the contributions by parameter tensor, ``{name: [N, m, C]}``."""
     entries: dict[str, Tensor] = field(default_factory=dict)
@@ -161,7 +163,7 @@ def interpolate(
     tolerance
         with ``"gauss"``, a step whose own residual is too large is bisected, until three
         times the root sum of squares of all residuals is at most ``tolerance`` times the change of
-        that query, or until the step has ``most_pieces`` pieces.  Residuals at kinks have random
+        that query, or until it has ``most_pieces`` pieces in that step.  Residuals at kinks have random
         signs, so their sum then stays below ``tolerance`` (three standard deviations); what it
         really is stands in ``remainder`` and ``completeness``; a query that stays above it is
         named in a warning and in ``reached``.  ``None``: never bisect, and measure no residual by
@@ -273,7 +275,7 @@ class Walk:
         self.query = Query(x, chosen, self.plan)
         self.memory = Memory()
         self.initial = self.query.value(first, trainable(first))
-        last = run.model_at(len(run))
+        last = copy.deepcopy(run.model).eval()  # the replay checks that it is the recorded one
         self.final = self.query.value(last, trainable(last))
         self.after: Tensor | None = self.final  # outputs after the step at hand, where known
         zero = torch.zeros_like(self.final, dtype=torch.float64)

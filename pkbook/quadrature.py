@@ -24,6 +24,7 @@ from pkbook.sides import Plan, Side
 from pkbook.tangent import Tree, evaluate, query_side
 
 KEPT = 4  # gradients of a step kept as factors; more of them are summed as soon as they are known
+HELD = 2**28  # bytes of gradients kept for the pieces of a step; those beyond are computed again
 
 
 @cache
@@ -83,6 +84,14 @@ class Segment:
     def gradients(self, points: tuple[tuple[float, float], ...]) -> list[tuple[float, Side]]:
         return [(w, _compact(self.query.gradient(self.model, self._at(t)))) for t, w in points]
 
+    def only(self, rows: Tensor) -> "Segment":
+        """The same step for some of the queries."""
+        if len(rows) == len(self.query.x):
+            return self
+        chosen = None if self.query.chosen is None else self.query.chosen[rows]
+        some = Query(self.query.x[rows], chosen, self.query.plan)
+        return Segment(some, self.model, self.start, self.end)
+
     def moved(self, sides: list[tuple[float, Side]]) -> Tensor:
         """The weighted gradients along the whole step, ``[m, C]``."""
         total: float | Tensor = 0.0
@@ -121,46 +130,114 @@ def _whole(segment: Segment, points, ends: tuple[Tensor, Tensor] | None) -> Aver
 def refined(
     segment: Segment, nodes: int, ends: tuple[Tensor, Tensor], allowed: Tensor, most: int
 ) -> Average:
-    r"""Gauss-Legendre rules on sub-intervals, as many as the residual asks for.
+    r"""Gauss-Legendre rules on sub-intervals, for each query as many as its residual asks for.
 
-    Halves the sub-interval with the largest residual until, for every query and output, both the
-    sum of the residuals :math:`r_p` and their root sum of squares are at most ``allowed``
-    ``[m, C]``, or there are ``most`` pieces.  (The sum alone could be small by luck; at kinks the
+    Halves a query's sub-interval with the largest residual until, for each of its outputs, both the
+    sum of its residuals :math:`r_p` and their root sum of squares are at most ``allowed``
+    ``[m, C]``, or it has ``most`` pieces.  (The sum alone could be small by luck; at kinks the
     signs are those of a coin, so the sum of absolute values would ask for far too much.)  What
     remains is returned.
     """
     rounding = 8 * torch.finfo(ends[0].dtype).eps * ends[0].abs().double()
     allowed = torch.maximum(allowed, rounding)
-    pieces = [_Piece(segment, nodes, 0.0, 1.0, *ends)]
-    while len(pieces) < most:
-        residuals = torch.stack([p.residual for p in pieces])
-        over = torch.maximum(residuals.sum(0).abs(), residuals.norm(dim=0)) > allowed
-        if not over.any():
+    everybody = torch.arange(len(ends[0]), device=ends[0].device)
+    pieces = [_Piece(segment, nodes, (0.0, 1.0), everybody, ends)]
+    count = torch.ones_like(everybody)
+    while True:
+        state = _State(pieces, allowed)
+        split = state.over & (count < most)
+        if not split.any():
             break
-        worst = int((residuals.abs() / allowed)[:, over].amax(1).argmax())
-        whole = pieces.pop(worst)
-        for kept in pieces[: max(0, len(pieces) - KEPT)]:
-            kept.sides = None
-        middle = (whole.a + whole.b) / 2
-        f = segment.value(middle)
-        pieces.append(_Piece(segment, nodes, whole.a, middle, whole.fa, f))
-        pieces.append(_Piece(segment, nodes, middle, whole.b, f, whole.fb))
-    residual = sum(p.residual for p in pieces)
-    return Average(_collected((p.again() for p in pieces), segment), residual, len(pieces))
+        count += split
+        for piece in list(pieces):
+            rows = piece.rows[split[piece.rows] & (state.worst[piece.rows] == id(piece))]
+            if len(rows):
+                pieces += piece.halved(rows)
+        _forget(pieces)
+    if len(pieces) == 1:
+        collected = _collected([pieces[0].sides], segment)
+    else:
+        collected = _added(pieces, len(everybody), segment)
+    return Average(collected, state.total, int(count.max()))
 
 
 class _Piece:
-    """A sub-interval, its gradients (forgotten when many are held) and its residual."""
+    """A sub-interval for some queries, its gradients and its residuals."""
 
-    def __init__(self, segment: Segment, nodes: int, a: float, b: float, fa, fb) -> None:
-        self.a, self.b, self.fa, self.fb = a, b, fa, fb
-        self.segment = segment
-        self.points = tuple((a + (b - a) * t, w * (b - a)) for t, w in gauss_legendre(nodes))
-        self.sides = segment.gradients(self.points)
-        self.residual = fb.double() - fa.double() - segment.moved(self.sides)
+    def __init__(self, segment: Segment, nodes: int, interval, rows: Tensor, ends) -> None:
+        self.whole, self.nodes, self.rows, self.ends = segment, nodes, rows, ends
+        self.a, self.b = interval
+        self.alive = torch.ones_like(rows, dtype=torch.bool)
+        self.segment = segment.only(rows)
+        width = self.b - self.a
+        points = tuple((self.a + width * t, w * width) for t, w in gauss_legendre(nodes))
+        self.points, self.kept = points, self.segment.gradients(points)
+        self.residual = ends[1].double() - ends[0].double() - self.segment.moved(self.kept)
 
-    def again(self) -> list[tuple[float, Side]]:
-        return self.segment.gradients(self.points) if self.sides is None else self.sides
+    @property
+    def sides(self) -> list[tuple[float, Side]]:
+        return self.segment.gradients(self.points) if self.kept is None else self.kept
+
+    def halved(self, rows: Tensor) -> list["_Piece"]:
+        """Two pieces for some of the queries, which this one then no longer serves."""
+        chosen = torch.isin(self.rows, rows)
+        self.alive &= ~chosen
+        left, right = (end[chosen] for end in self.ends)
+        middle = (self.a + self.b) / 2
+        f = self.whole.only(rows).value(middle)
+        return [
+            _Piece(self.whole, self.nodes, (self.a, middle), rows, (left, f)),
+            _Piece(self.whole, self.nodes, (middle, self.b), rows, (f, right)),
+        ]
+
+
+def _forget(pieces: list[_Piece]) -> None:
+    """Let go of the gradients of as many pieces as do not fit in memory, the last ones first."""
+    delta = pieces[0].segment.delta.values()
+    each = sum(d.numel() * d.element_size() for d in delta) * pieces[0].nodes
+    held = 0
+    for piece in pieces:
+        held += each * len(piece.rows) * piece.residual.shape[1]
+        if held > HELD:
+            piece.kept = None
+
+
+class _State:
+    """What the pieces leave out, by query and output ``[m, C]``, and who must go on."""
+
+    def __init__(self, pieces: list[_Piece], allowed: Tensor) -> None:
+        self.total, square = torch.zeros_like(allowed), torch.zeros_like(allowed)
+        for p in pieces:
+            rows, r = p.rows[p.alive], p.residual[p.alive]
+            self.total.index_add_(0, rows, r)
+            square.index_add_(0, rows, r.square())
+        open_ = torch.maximum(self.total.abs(), square.sqrt()) > allowed
+        self.over = open_.any(1)
+        largest = torch.full_like(allowed[:, 0], -1.0)
+        self.worst = torch.zeros(len(allowed), dtype=torch.int64, device=allowed.device)
+        for p in pieces:
+            rows = p.rows[p.alive]
+            share = (p.residual[p.alive].abs() / allowed[rows] * open_[rows]).amax(1)
+            better = share > largest[rows]
+            largest[rows[better]] = share[better]
+            self.worst[rows[better]] = id(p)
+
+
+def _added(pieces: list[_Piece], m: int, segment: Segment) -> dict[str, Nodes]:
+    """The gradients of all pieces added up for the queries that each of them serves."""
+    totals: dict[str, Tensor] = {}
+    for p in pieces:
+        if not p.alive.any():
+            continue
+        for weight, side in p.sides:
+            for name, factor in side.items():
+                rows = dense(factor).rows
+                if name not in totals:
+                    totals[name] = rows.new_zeros(rows.shape[0], m, rows.shape[2])
+                totals[name].index_add_(1, p.rows[p.alive], rows[:, p.alive], alpha=weight)
+        p.kept = None
+    found = {name: [(1.0, Dense(total))] for name, total in totals.items()}
+    return {name: found.get(name, []) for name in segment.start}
 
 
 def _collected(groups, segment: Segment) -> dict[str, Nodes]:

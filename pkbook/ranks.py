@@ -45,9 +45,7 @@ class Ranks:
             )
         self.index = dist.get_rank(group) if running else 0
         if self.index < 0:
-            raise ValueError(
-                "group does not contain this process; call this on its members only"
-            )
+            raise ValueError("group does not contain this process; call this on its members only")
         self.size = dist.get_world_size(group) if running else 1
         if self.size > 1 and dist.get_backend(group) == "nccl":  # it moves CUDA tensors only
             own = home.type == "cuda"

@@ -384,15 +384,6 @@ def test_chunks_fit_in_the_memory_given(run, queries):
         pk.explain(run, queries, memory=need - 1)
 
 
-@pytest.mark.parametrize(
-    ("options", "chunk"), [({}, 16), ({"tolerance": None}, 20), ({"rule": "riemann"}, 20)]
-)
-def test_by_default_few_queries_share_the_pieces_of_a_step(run, queries, options, chunk):
-    many = queries.repeat(3, 1)[:20]
-    assert pk.explain(run, many, outputs=0, **options).manifest["chunk"] == chunk
-    assert pk.explain(run, many[:5], outputs=0, **options).manifest["chunk"] == 5
-
-
 def test_queries_that_miss_the_tolerance_are_numbered_among_all(run, queries):
     options = {"tolerance": 1e-7, "most_pieces": 1, "nodes": 1}
     with pytest.warns(UserWarning, match=r"tolerance 1e-07 was not reached") as said:

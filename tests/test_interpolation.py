@@ -313,3 +313,21 @@ def test_a_path_drawn_at_random_in_training_is_followed():
         model = Skipping().double()
     told = train(model, data).interpolate(query, nodes=4)
     assert told.completeness.max() <= 1e-9
+
+
+def test_each_query_is_refined_by_itself(monkeypatch):
+    """Together, and with nothing kept in memory, every query gets what it gets alone."""
+    x, y = pk.data.mnist("train", per_class=2)
+    model = pk.models.mnist_cnn(seed=0)
+    run = train(model, (x, y), loss=pk.losses.cross_entropy, lr=0.1, size=10, steps=5)
+    query, _ = pk.data.mnist("test", per_class=1, classes=(1, 4, 9))
+    ask = {"outputs": 4, "nodes": 1, "most_pieces": 128}
+    together = run.interpolate(query, **ask)
+    monkeypatch.setattr("pkbook.quadrature.HELD", 1)
+    frugal = run.interpolate(query, **ask)
+    torch.testing.assert_close(frugal.contributions, together.contributions)
+    for i in range(3):
+        alone = run.interpolate(query[i : i + 1], **ask)
+        wanted = together.contributions[:, i : i + 1]
+        torch.testing.assert_close(alone.contributions, wanted, rtol=1e-3, atol=1e-6)
+        assert (alone.pieces <= together.pieces).all()
