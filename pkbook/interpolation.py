@@ -163,9 +163,9 @@ def interpolate(
     tolerance
         with ``"gauss"``, a step whose own residual is too large is bisected, until three
         times the root sum of squares of all residuals is at most ``tolerance`` times the change of
-        that query, or until it has ``most_pieces`` pieces in that step.  Residuals at kinks have random
-        signs, so their sum then stays below ``tolerance`` (three standard deviations); what it
-        really is stands in ``remainder`` and ``completeness``; a query that stays above it is
+        that query, or until it has ``most_pieces`` pieces in that step.  Residuals at kinks have
+        random signs, so their sum then stays below ``tolerance`` (three standard deviations); what
+        it really is stands in ``remainder`` and ``completeness``; a query that stays above it is
         named in a warning and in ``reached``.  ``None``: never bisect, and measure no residual by
         step, which saves a forward pass of the queries each.
     layers
