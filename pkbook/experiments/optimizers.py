@@ -1,0 +1,289 @@
+r"""E9 and E10: ring and disk under four optimizers (arXiv 2603.13872, Appendix D, Figures 9, 10).
+
+The task of E1 (`neighbours`) with the squared loss, under which E1 holds, trained by SGD, momentum
+(SGDM), RMSprop and Adam. E9 counts neighbours of the same label under the normalised kernel, after
+equally many epochs and at equal training loss. E10 follows single entries of that kernel: between
+a point and itself, a point of its class, two points of the other class.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from pkbook import data, losses, models, plots
+from pkbook.experiments import neighbours
+from pkbook.kernels import normalised_kernel
+from pkbook.recording import batches
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.4),  # as in E1
+    "SGDM": lambda p: torch.optim.SGD(p, lr=0.04, momentum=0.9),  # 0.4 in the averaging form
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+}
+ALIKE, APART = 0.8, 0.3  # the paper's Figure 10: same class above, other class below
+WIDTH, BINS = 0.2, 9  # of the distances in the plane, 0 to 1.8
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. `quick()` takes seconds on a CPU; `full()` is five times longer, with ten seeds."""
+
+    optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
+    widths: tuple[int, ...] = (64, 64, 64)
+    samples: int = 600
+    neighbours: int = 100
+    batch: int = 30
+    epochs: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50, 100, 200)
+    loss: float = 0.005
+    """Where optimizers are compared at equal training loss: a hundredth of the loss of f = 0."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        for name in self.optimizers:
+            if name not in OPTIMIZERS:
+                raise ValueError(
+                    f"optimizers: expected some of {', '.join(OPTIMIZERS)}, came {name!r}"
+                )
+        if not self.optimizers or not self.seeds:
+            raise ValueError("optimizers, seeds: expected at least one of each")
+        if not self.epochs or list(self.epochs) != sorted(set(self.epochs)) or self.epochs[0] != 0:
+            raise ValueError(
+                f"epochs: expected increasing whole numbers from 0, came {self.epochs}; "
+                "write (0, 10, 100)"
+            )
+        if not 0 < self.neighbours < self.samples:
+            raise ValueError(
+                f"neighbours: expected 1 to {self.samples - 1}, as there are {self.samples} "
+                f"samples, came {self.neighbours}"
+            )
+        if not 0 < self.batch <= self.samples:
+            raise ValueError(f"batch: expected 1 to {self.samples}, came {self.batch}")
+
+    @classmethod
+    def quick(cls, **changes) -> "Config":
+        return cls(**changes)
+
+    @classmethod
+    def full(cls, **changes) -> "Config":
+        full = cls(epochs=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), seeds=tuple(range(10)))
+        return replace(full, **changes)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured for O optimizers, S seeds, E epochs, H bins of distance in the plane."""
+
+    config: Config
+    share: Tensor  # [O, S, E] of same-label points among the nearest under the normalised kernel
+    loss: Tensor  # [O, S, E] on all training points
+    accuracy: Tensor  # [O, S, E]
+    level_epoch: Tensor  # [O, S] first epoch at whose end the loss is at most config.loss, or NaN
+    level_share: Tensor  # [O, S] the share at that epoch
+    between: Tensor  # [O, S, E, 4, 4] normalised kernel between the four anchors
+    same: Tensor  # [O, S, E, H] mean kernel of pairs of one class, by distance in the plane
+    cross: Tensor  # [O, S, E, H] the same for pairs of two classes
+    alike: Tensor  # [O, S, E, H] share of the pairs of one class above ALIKE
+    apart: Tensor  # [O, S, E, H] share of the pairs of two classes below APART
+    x: Tensor  # [n, 2] points of the first seed
+    y: Tensor  # [n, 1]
+    kernels: Tensor  # [O, n, n] normalised kernels of the first seed at the end
+    outputs: Tensor  # [O, GRID, GRID] outputs over EXTENT of the first seed at the end
+
+    @property
+    def distance(self) -> Tensor:
+        """Middles of the bins, ``[H]``."""
+        return (torch.arange(BINS) + 0.5) * WIDTH
+
+    def at(self, epoch: int) -> int:
+        """The place of an epoch along E."""
+        return self.config.epochs.index(epoch)
+
+
+def train(
+    config: Config, name: str, model: nn.Module, x: Tensor, y: Tensor, seed: int
+) -> Iterator[int]:
+    """Train `model` in place on the squared loss; stop after every epoch, and yield its number."""
+    optimizer = OPTIMIZERS[name](model.parameters())
+    steps, last = len(x) // config.batch, config.epochs[-1]
+    draws = batches(len(x), size=config.batch, steps=steps * last, seed=seed)
+    for epoch in range(last + 1):
+        yield epoch
+        for batch in islice(draws, steps):
+            optimizer.zero_grad()
+            losses.squared(model(x[batch]), y[batch]).mean().backward()
+            optimizer.step()
+
+
+def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Means over pairs at about one distance in the plane, ``[4, H]``.
+
+    Rows: the kernel in pairs of one class, in pairs of two classes, the share of the former above
+    `ALIKE`, of the latter below `APART`. NaN where a bin holds no pair.
+    """
+    bins = (torch.cdist(x, x) / WIDTH).long()
+    alike = y == y.T
+    others = alike.clone().fill_diagonal_(False)
+    rows = [
+        (kernel, others),
+        (kernel, ~alike),
+        ((kernel > ALIKE).float(), others),
+        ((kernel < APART).float(), ~alike),
+    ]
+    return torch.stack(
+        [torch.stack([v[pairs & (bins == h)].mean() for h in range(BINS)]) for v, pairs in rows]
+    )
+
+
+def follow(config: Config, name: str, seed: int) -> tuple[list[Tensor], Tensor, tuple]:
+    """One run: what is measured at each epoch, where the loss is level, and the end of it.
+
+    Three tensors stacked over E: share, loss and accuracy ``[E, 3]``; the kernel between the
+    anchors ``[E, 4, 4]``; the profiles over distance ``[E, 4, H]``.
+    """
+    x, y = data.ring_and_disk(config.samples, generator=torch.Generator().manual_seed(seed))
+    model = models.mlp(2, *config.widths, 1, seed=seed)
+    places = list(neighbours.anchors(x, y).values())
+    rows, level = [], torch.full((2,), torch.nan)
+    for epoch in train(config, name, model, x, y, seed):
+        f = model(x).detach()
+        loss, right = losses.squared(f, y).mean(), (f * y > 0).float().mean()
+        reached = bool(level.isnan().all() and loss <= config.loss)
+        if not reached and epoch not in config.epochs:
+            continue
+        kernel = normalised_kernel(model, x)
+        share = neighbours.same_label_share(kernel, y, config.neighbours).mean()
+        if reached:
+            level = torch.stack([torch.tensor(float(epoch)), share])
+        if epoch in config.epochs:
+            between = kernel[places][:, places]
+            rows.append((torch.stack([share, loss, right]), between, by_distance(kernel, x, y)))
+    measured = [torch.stack(values) for values in zip(*rows, strict=True)]
+    return measured, level, (x, y, kernel, model)
+
+
+def run(config: Config) -> Result:
+    """Train once for each optimizer and seed; every seed has its own points and start."""
+    every, levels, kernels, outputs = [], [], [], []
+    for name in config.optimizers:
+        for seed in config.seeds:
+            measured, level, (x, y, kernel, model) = follow(config, name, seed)
+            every.append(measured)
+            levels.append(level)
+            if seed == config.seeds[0]:
+                first = (x, y)
+                kernels.append(kernel)
+                outputs.append(neighbours._over_the_plane(model))
+    size = len(config.optimizers), len(config.seeds)
+    scalars, between, pairs = (
+        torch.stack(values).reshape(*size, *values[0].shape) for values in zip(*every, strict=True)
+    )
+    level = torch.stack(levels).reshape(*size, 2).unbind(2)
+    pictures = (*first, torch.stack(kernels), torch.stack(outputs))
+    return Result(config, *scalars.unbind(3), *level, between, *pairs.unbind(3), *pictures)
+
+
+# ---- pictures -------------------------------------------------------------------------------
+
+
+def draw_regions(result: Result, anchor: str = "disk edge") -> Figure:
+    """Figure 9: above the decision region of each optimizer, below one anchor's nearest."""
+    names = result.config.optimizers
+    x, y, count = result.x, result.y, result.config.neighbours
+    fig, axes = plots.figure(2, len(names), width=7.5, height=4.3, squeeze=False)
+    place = neighbours.anchors(x, y)[anchor]
+    for (top, bottom), name, f, kernel in zip(
+        axes.T, names, result.outputs, result.kernels, strict=True
+    ):
+        plots.decision_region(top, f.clamp(-1, 1), neighbours.EXTENT)
+        for label, marker in plots.CLASS_MARKERS.items():
+            mine = x[y[:, 0] == label]
+            dots = top.scatter(*mine.T, s=2, marker=marker, color=plots.CLASS_COLOURS[label])
+            dots.set_linewidth(0)
+            plots.rasterise(dots)
+        top.set(title=name, xticks=[], yticks=[])
+        near = neighbours.nearest(kernel, count)[place]
+        neighbours.panel(bottom, x, y, place, near)
+        bottom.set_xlabel(f"{int((y[near] == y[place]).sum())} of {count} alike", fontsize=10)
+    return fig
+
+
+CURVES = {  # what Figure 10 follows from one anchor: colour, line, marker
+    "itself": ("black", "-", None),
+    "same class": (plots.PLUS, "-", "o"),
+    "other class": (plots.MINUS, "--", "s"),
+}
+
+
+def curves(result: Result, anchor: str) -> dict[str, Tensor]:
+    """Kernel between an anchor and itself, the other of its class, the other class's two.
+
+    Each ``[O, S, E]``; the two of the other class are kept apart ``[2, O, S, E]``.
+    """
+    names, labels = zip(*((name, label) for name, label, _ in neighbours.SPOTS), strict=True)
+    here = names.index(anchor)
+    row = result.between[..., here, :]
+    same = next(j for j in range(4) if j != here and labels[j] == labels[here])
+    other = [j for j in range(4) if labels[j] != labels[here]]
+    return {
+        "itself": row[..., here],
+        "same class": row[..., same],
+        "other class": torch.stack([row[..., j] for j in other]),
+    }
+
+
+def draw_curves(result: Result, anchor: str = "disk edge") -> Figure:
+    """Figure 10: the kernel from one anchor over training, mean and range over the seeds."""
+    names, epochs = result.config.optimizers, result.config.epochs
+    fig, axes = plots.figure(2, 2, height=5.4, sharex=True, sharey=True)
+    for ax, o in zip(axes.flat, range(len(names)), strict=True):
+        for kind, values in curves(result, anchor).items():
+            for line in values[:, o] if kind == "other class" else values[o][None]:
+                _band(ax, epochs, line, *CURVES[kind], label=kind)
+        for level in (ALIKE, APART):
+            ax.axhline(level, color=plots.NEUTRAL, linewidth=0.9, linestyle=":")
+        ax.set(title=names[o], ylim=(-0.3, 1.08))
+        ax.set_xscale("symlog", linthresh=1)
+        ticks = [t for t in (0, 1, 10, 100, 1000) if t <= epochs[-1]]
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
+        ax.set_xlim(0, epochs[-1])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    fig.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3)
+    for ax in axes[1]:
+        ax.set_xlabel("epoch")
+    return fig
+
+
+def _band(ax: Axes, epochs, values: Tensor, colour, line, marker, label) -> None:
+    """Mean over the seeds ``[S, E]``, and their range as a band."""
+    low, high = values.min(0).values, values.max(0).values
+    ax.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.plot(epochs, values.mean(0), line, marker=marker, color=colour, label=label)
+
+
+def draw_distance(result: Result, epoch: int | None = None) -> Figure:
+    """What decides: the kernel against distance in the plane, pairs of one and of two classes."""
+    e = -1 if epoch is None else result.at(epoch)
+    fig, axes = plots.figure(1, 2, height=4, sharey=True)
+    titles = "pairs of one class", "pairs of two classes"
+    for ax, values, title, level in zip(
+        axes, (result.same, result.cross), titles, (ALIKE, APART), strict=True
+    ):
+        start = values[:, :, 0].mean((0, 1))
+        ax.plot(result.distance, start, color=plots.NEUTRAL, label="before training")
+        for o, (name, marker) in enumerate(zip(result.config.optimizers, "osD^", strict=False)):
+            mean = values[o, :, e].nanmean(0)
+            ax.plot(result.distance, mean, "--", marker=marker, color=plots.PALETTE[o], label=name)
+        ax.axhline(level, color="black", linewidth=0.9, linestyle=":")
+        ax.set(title=title, xlabel="distance in the plane", ylim=(-0.1, 1.05), xlim=(0, 1.8))
+    axes[0].set_ylabel(r"mean $\hat K$")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1)
+    return fig

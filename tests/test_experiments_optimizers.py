@@ -1,0 +1,188 @@
+"""E9 and E10: numbers recounted by hand, settings refused, claims on a seed of their own."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import pkbook as pk
+from pkbook.experiments import neighbours, optimizers
+
+TINY = optimizers.Config(
+    widths=(8,), samples=40, neighbours=7, batch=10, epochs=(0, 1, 3), loss=0.525, seeds=(0, 5)
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return optimizers.run(TINY)
+
+
+def by_hand(name, seed, epochs):
+    """The run written out with torch.optim's own defaults named, and no code of the package."""
+    x, y = pk.data.ring_and_disk(40, generator=torch.Generator().manual_seed(seed))
+    model = pk.models.mlp(2, 8, 1, seed=seed)
+    make = {
+        "SGD": lambda p: torch.optim.SGD(p, lr=0.4),
+        "SGDM": lambda p: torch.optim.SGD(p, lr=0.04, momentum=0.9, dampening=0),
+        "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.001, alpha=0.99, eps=1e-8),
+        "Adam": lambda p: torch.optim.Adam(p, lr=0.001, betas=(0.9, 0.999), eps=1e-8),
+    }
+    optimizer, models = make[name](model.parameters()), [copy.deepcopy(model)]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for _ in range(4):
+            batch = torch.randperm(40, generator=generator)[:10]
+            optimizer.zero_grad()
+            (0.5 * (model(x[batch]) - y[batch]).square()).mean().backward()
+            optimizer.step()
+        models.append(copy.deepcopy(model))
+    return x, y, models
+
+
+def kernel_by_hand(model, x):
+    rows = []
+    for point in x:
+        gradients = torch.autograd.grad(model(point).sum(), list(model.parameters()))
+        rows.append(torch.cat([g.flatten() for g in gradients]))
+    unit = torch.stack(rows) / torch.stack(rows).norm(dim=1, keepdim=True)
+    return unit @ unit.T
+
+
+@pytest.mark.parametrize("o", range(4))
+def test_every_number_of_a_run_counted_again(tiny, o):
+    """The second seed, epoch by epoch, with kernels by naive autograd and counts by sorting."""
+    x, y, models = by_hand(TINY.optimizers[o], 5, 3)
+    places = list(neighbours.anchors(x, y).values())
+    losses = []
+    for epoch, model in enumerate(models):
+        f = model(x).detach()
+        losses.append((0.5 * (f - y).square()).mean().item())
+        if epoch not in TINY.epochs:
+            continue
+        e, kernel = tiny.at(epoch), kernel_by_hand(model, x)
+        assert tiny.loss[o, 1, e].item() == pytest.approx(losses[-1], rel=1e-4)
+        assert tiny.accuracy[o, 1, e].item() == ((f * y) > 0).float().mean().item()
+        torch.testing.assert_close(
+            tiny.between[o, 1, e], kernel[places][:, places], rtol=1e-3, atol=1e-4
+        )
+        shares = []
+        for i, row in enumerate(kernel.tolist()):
+            near = sorted((j for j in range(40) if j != i), key=lambda j: -row[j])[:7]
+            shares.append(sum(y[j] == y[i] for j in near).item() / 7)
+        assert tiny.share[o, 1, e].item() == pytest.approx(sum(shares) / 40, abs=1e-6)
+    first = next((k for k, loss in enumerate(losses) if loss <= TINY.loss), None)
+    if first is None:
+        assert math.isnan(tiny.level_epoch[o, 1])
+        assert math.isnan(tiny.level_share[o, 1])
+    else:
+        assert tiny.level_epoch[o, 1] == first
+        if first in TINY.epochs:
+            assert tiny.level_share[o, 1] == tiny.share[o, 1, tiny.at(first)]
+
+
+def test_some_tiny_runs_reach_the_level_and_some_do_not(tiny):
+    """Else the test above checks one of its branches only."""
+    assert 0 < tiny.level_epoch.isnan().sum() < 8
+
+
+def test_profiles_by_a_plain_loop():
+    x, y = pk.data.ring_and_disk(30)
+    kernel = torch.exp(-torch.cdist(x, x)) * (0.6 + 0.4 * (y * y.T))
+    found = optimizers.by_distance(kernel, x, y)
+    for h in range(optimizers.BINS):
+        rows = [[], [], [], []]
+        for i in range(30):
+            for j in range(30):
+                distance = math.dist(x[i].tolist(), x[j].tolist())
+                if i == j or not 0.2 * h <= distance < 0.2 * (h + 1):
+                    continue
+                k = kernel[i, j].item()
+                if y[i] == y[j]:
+                    rows[0].append(k)
+                    rows[2].append(k > 0.8)
+                else:
+                    rows[1].append(k)
+                    rows[3].append(k < 0.3)
+        for r, values in enumerate(rows):
+            expected = sum(values) / len(values) if values else math.nan
+            assert found[r, h].item() == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def test_curves_belong_to_the_classes_they_name(tiny):
+    names = [name for name, _, _ in neighbours.SPOTS]
+    for anchor in names:
+        told = optimizers.curves(tiny, anchor)
+        assert told["itself"].allclose(torch.ones(()))
+        assert told["same class"].shape == (4, 2, 3)
+        assert told["other class"].shape == (2, 4, 2, 3)
+    i, j = names.index("ring right"), names.index("ring left")
+    same = optimizers.curves(tiny, "ring right")["same class"]
+    assert torch.equal(same, tiny.between[..., i, j])
+
+
+def test_a_run_repeats_itself_and_leaves_the_global_state_alone(tiny):
+    before = torch.get_rng_state()
+    again = optimizers.run(TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name in ("share", "loss", "between", "kernels", "outputs"):
+        assert torch.equal(getattr(again, name), getattr(tiny, name))
+    other = optimizers.run(replace(TINY, seeds=(1,), optimizers=("Adam",)))
+    assert other.share.shape == (1, 1, 3)
+    assert not torch.equal(other.share[0, 0], tiny.share[3, 0])
+
+
+def test_pictures_are_of_the_first_seed_at_the_end(tiny):
+    x, _, models = by_hand("Adam", 0, 3)
+    assert torch.equal(tiny.x, x)
+    expected = kernel_by_hand(models[-1], x)
+    torch.testing.assert_close(tiny.kernels[3], expected, rtol=1e-3, atol=1e-4)
+    assert tiny.outputs.shape == (4, neighbours.GRID, neighbours.GRID)
+
+
+def test_e9_and_what_decides_e10_on_a_seed_that_the_chapter_does_not_use():
+    result = optimizers.run(optimizers.Config.quick(seeds=(7,), epochs=(0, 50)))
+    assert (result.accuracy[..., -1] == 1).all()
+    assert (result.share[..., -1] >= 0.9).all()
+    assert (result.share[..., 0] < 0.85).all()
+    near, far = result.alike[..., -1, 0], result.alike[..., -1, -2]
+    assert (near > 0.8).all()  # pairs of one class above 0.8: the near ones, not the far ones
+    assert (far < 0.5).all()
+    assert (result.cross[..., -1, 2] < 0.3).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizers": ("Lion",)}, "optimizers: expected some of SGD"),
+        ({"optimizers": ()}, "optimizers, seeds: expected at least one"),
+        ({"seeds": ()}, "optimizers, seeds: expected at least one"),
+        ({"epochs": ()}, "epochs: expected increasing"),
+        ({"epochs": (1, 2)}, "epochs: expected increasing whole numbers from 0"),
+        ({"neighbours": 600}, "neighbours: expected 1 to 599"),
+        ({"batch": 0}, "batch: expected 1 to 600"),
+    ],
+)
+def test_refuses_settings_that_make_no_sense(change, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.Config(**change)
+
+
+def test_full_is_larger_than_quick():
+    quick, full = optimizers.Config.quick(), optimizers.Config.full(seeds=(3,))
+    assert full.epochs[-1] > quick.epochs[-1]
+    assert full.seeds == (3,)
+
+
+def test_draws_its_three_figures(tiny):
+    for figure in (
+        optimizers.draw_regions(tiny),
+        optimizers.draw_curves(tiny),
+        optimizers.draw_distance(tiny),
+        optimizers.draw_distance(tiny, epoch=1),
+    ):
+        assert isinstance(figure, Figure)
+        assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
