@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pkbook.contract import project
 from pkbook.factors import Dense, Factor, Outer
 from pkbook.optimizers import Coefficients
 
@@ -103,11 +104,11 @@ class Memory:
                 return Pull(c.direct * c.outer, nodes=nodes)
             return Pull(c.direct, written(nodes).mul_(_flat(c.outer)))
         phi = None
-        if nodes and (c.direct or isinstance(c.outer, Tensor)):  # written out once for both uses
+        if nodes and c.direct:  # needed twice, so written out once
             phi = written(nodes).mul_(_flat(c.outer))
-            carried = self._add(name, c.held, [(1.0, Dense(phi))])
+            carried = self._add(name, c.held, [(1.0, Dense(phi))], 1.0)
         else:
-            carried = self._add(name, c.held * c.outer if nodes else 0.0, nodes)
+            carried = self._add(name, c.held, nodes, _flat(c.outer))
         rows, scale = carried.rows, carried.scale * c.take
         if isinstance(c.inner, Tensor):
             rows = rows * _flat(c.inner)
@@ -120,14 +121,18 @@ class Memory:
             del self.carried[name]
         return Pull(scale, rows)
 
-    def _add(self, name: str, weight: float, nodes: Nodes) -> _Carried:
+    def _add(self, name: str, held: float, nodes: Nodes, outer: float | Tensor) -> _Carried:
         r"""Add this step's part, :math:`h_kD_k\bar\varphi_k`, to what later steps take."""
         if name not in self.carried:
-            self.carried[name] = _Carried(written(nodes).mul_(weight), 1.0)
+            self.carried[name] = _Carried(written(nodes).mul_(held * outer), 1.0)
             return self.carried[name]
         carried = self.carried[name].rescaled()
-        for w, factor in nodes if weight else ():
-            _accumulate(carried.rows, factor, w * weight / carried.scale)
+        for w, factor in nodes if held else ():
+            alpha = w * held / carried.scale
+            if isinstance(outer, Tensor):
+                carried.rows.addcmul_(_rows(factor), outer, value=alpha)
+            else:
+                _accumulate(carried.rows, factor, alpha * outer)
         return carried
 
     def initial(self, buffers: dict[str, Tensor]) -> Tensor | None:
@@ -149,5 +154,7 @@ def own_terms(c: Coefficients, pull: Pull | None, nodes: Nodes, theta: Tensor) -
     if c.decay and pull is not None:
         return -c.decay * pull.scale * (pull.formed() @ theta.flatten()).double()
     if c.shrink and nodes:
-        return -c.shrink * (written(nodes) @ theta.flatten()).double()
+        along = theta.unsqueeze(0)
+        met = sum(w * project(factor, along)[0].double() for w, factor in nodes)  # [m, C]
+        return -c.shrink * met.T
     return None
