@@ -126,18 +126,17 @@ def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
     Rows: the kernel in pairs of one class, in pairs of two classes, the share of the former above
     `ALIKE`, of the latter below `APART`. NaN where a bin holds no pair.
     """
-    bins = (torch.cdist(x, x) / WIDTH).long()
-    alike = y == y.T
-    others = alike.clone().fill_diagonal_(False)
-    rows = [
-        (kernel, others),
-        (kernel, ~alike),
-        ((kernel > ALIKE).float(), others),
-        ((kernel < APART).float(), ~alike),
-    ]
-    return torch.stack(
-        [torch.stack([v[pairs & (bins == h)].mean() for h in range(BINS)]) for v, pairs in rows]
-    )
+    alike, apart = y == y.T, ~torch.eye(len(x), dtype=torch.bool)
+    bins = (torch.cdist(x, x) / WIDTH).long().clamp_max(BINS)
+    place = (2 * bins + alike)[apart]  # no pair of a point with itself
+
+    def mean(values: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.bincount(place, values[apart].double(), minlength=2 * BINS + 2)
+        means = (sums / torch.bincount(place, minlength=2 * BINS + 2)).float()
+        return means.reshape(-1, 2)[:BINS].unbind(1)
+
+    (cross, same), (_, above), (below, _) = map(mean, (kernel, kernel > ALIKE, kernel < APART))
+    return torch.stack([same, cross, above, below])
 
 
 def follow(config: Config, name: str, seed: int) -> tuple[list[Tensor], Tensor, tuple]:
