@@ -35,13 +35,9 @@ class Trajectory(Recording):
         a learning-rate schedule, stepped after each step and brought back by :meth:`open`.  One
         that the reader's own code steps is recorded as well.
     clip_norm, clip_value
-        clip the gradient before each step, as ``torch.nn.utils.clip_grad_norm_`` and
-        ``clip_grad_value_`` do.  Given the factor by which it was clipped, the step is a sum over
+        clip the gradient before each step, as ``clip_grad_norm_`` and ``clip_grad_value_`` of
+        ``torch.nn.utils`` do.  Given the factor by which it was clipped, the step is a sum over
         samples.
-
-    Layers that use batch statistics (BatchNorm in train mode) are recorded and explained: a
-    sample's contribution is then that of its own loss, with its effect through the statistics; the
-    running statistics, which the query sees, belong to no sample and are reported by themselves.
 
     Raises
     ------
@@ -49,6 +45,12 @@ class Trajectory(Recording):
         for a model without trainable parameters, an optimizer whose steps are not linear in the
         gradients or that holds other parameters, data that are empty, of different lengths, not
         finite or on another device, and a loss that does not fit the outputs.
+
+    Notes
+    -----
+    Layers that use batch statistics (BatchNorm in train mode) are recorded and explained: a
+    sample's contribution is then that of its own loss, with its effect through the statistics; the
+    running statistics, which the query sees, belong to no sample and are reported by themselves.
 
     Examples
     --------
