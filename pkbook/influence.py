@@ -27,7 +27,7 @@ def step_pairs(
 
     .. math:: c(t,s)=-\Big\langle w_{t,s}\,D_t\,\bar\varphi_t(x),\;g_s\Big\rangle,\qquad s\le t,
 
-    the discrete form of the two-time kernels of arXiv 2603.13872, eq. (18) and (24).  For an
+    the discrete form of the two-time kernels of arXiv 2603.13872, eq. (16) and (24).  For an
     optimizer without memory only :math:`s=t` remains.  The sum over both times is the sum of the
     contributions.
 
@@ -58,7 +58,7 @@ def step_pairs(
 
     References
     ----------
-    arXiv 2603.13872, eq. (9), (18) and (24).
+    arXiv 2603.13872, eq. (9), (16) and (24).
     """
     require_walk(run, x)
     require_whole(nodes, "nodes")
