@@ -5,7 +5,6 @@ See README.md beside this file.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -144,14 +143,11 @@ def main(argv: list[str] | None = None) -> None:
     setting = methods.Setting(**{name: getattr(chosen, name) for name in sizes})
     machine = report.facts(chosen.threads, {"torchsde": "torchsde"})
     found = {"machine": machine, "setting": asdict(setting), "repeats": chosen.repeats}
-    print(f"{machine['processor']}, {machine['instructions']}, {chosen.threads} threads, float32, "
-          f"{machine['date']}")  # fmt: skip
+    print(report.opening(machine))
     for name in PROCESSES:
         found[name] = process(name, setting, chosen)
-        print(f"\n{text(name, found[name], setting)}", flush=True)
-        if chosen.json:
-            chosen.json.write_text(json.dumps(found, indent=1) + "\n")
-    print("\nversions: " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()))
+        report.show(text(name, found[name], setting), found, chosen.json)
+    print(f"\n{report.versions_text(machine)}")
 
 
 if __name__ == "__main__":

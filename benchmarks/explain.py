@@ -5,11 +5,11 @@ See README.md beside this file.
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,13 +96,9 @@ def main(argv: list[str] | None = None) -> None:
                       chosen.peer_every)  # fmt: skip
     machine = report.facts(chosen.threads, {"pkbook": "pkbook"})
     found = {"machine": machine, "setting": asdict(setting), "repeats": chosen.repeats}
-    print(f"{machine['processor']}, {machine['instructions']}, {chosen.threads} threads, float32, "
-          f"{machine['date']}\n{title(setting)}")  # fmt: skip
+    print(f"{report.opening(machine)}\n{title(setting)}")
 
-    def show(text: str) -> None:
-        print(f"\n{text}", flush=True)
-        if chosen.json:  # after every part, so that an interrupted run keeps what it has
-            chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    show = partial(report.show, found=found, path=chosen.json)
 
     if "recording" in parts:
         found["recording"] = recording(setting, optimizers, chosen.block, chosen.repeats)

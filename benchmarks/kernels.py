@@ -5,8 +5,8 @@ See README.md beside this file.
 """
 
 import argparse
-import json
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,13 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     if chosen.factor != 1:
         found["factor"] = chosen.factor
     machine = found["machine"]
-    print(f"{machine['processor']}, {machine['instructions']}, {chosen.threads} threads, float32, "
-          f"{machine['date']}")  # fmt: skip
+    print(report.opening(machine))
 
-    def show(text: str) -> None:
-        print(f"\n{text}", flush=True)
-        if chosen.json:  # after every part, so that an interrupted run keeps what it has
-            chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    show = partial(report.show, found=found, path=chosen.json)
 
     for name in cases if "cases" in parts else ():
         row = case_row(build(shrink(CASES[name], chosen.factor)), options, machine["versions"])
@@ -83,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         if part in parts:
             found[part] = getattr(growth, part)(options, chosen.factor)
             show(getattr(report, f"{part}_text")(found[part]))
-    show("versions: " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()))
+    show(report.versions_text(machine))
 
 
 if __name__ == "__main__":

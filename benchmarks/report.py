@@ -1,5 +1,6 @@
 """The machine's facts and the text of the tables."""
 
+import json
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
@@ -38,6 +39,25 @@ def facts(threads: int, packages: dict[str, str]) -> dict:
         "system": platform.system(),
         "versions": versions,
     }
+
+
+def opening(machine: dict) -> str:
+    """The first line of a benchmark."""
+    return (
+        f"{machine['processor']}, {machine['instructions']}, {machine['threads']} threads, "
+        f"{machine['dtype']}, {machine['date']}"
+    )
+
+
+def versions_text(machine: dict) -> str:
+    return "versions: " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+
+
+def show(text: str, found: dict, path: Path | None) -> None:
+    """Print a part; write all that was found so far, so that an interrupted run keeps it."""
+    print(f"\n{text}", flush=True)
+    if path:
+        path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def case_text(name: str, row: dict) -> str:

@@ -35,7 +35,7 @@ from pkbook.command_line import (
 from pkbook.explain import KIND, Explanation, complaints, explain, refuse
 from pkbook.interpolation import RULES
 from pkbook.ranks import Ranks
-from pkbook.storage import FolderStore, _read_manifest, read_checked
+from pkbook.storage import FolderStore, load_manifest, read_checked
 from pkbook.trajectory import Trajectory
 
 SETUP = ("model", "loss", "optimizer", "data", "scheduler", "clip_norm", "clip_value")
@@ -50,7 +50,7 @@ PATIENCE = 86_400.0
 def info(args: argparse.Namespace) -> None:
     """Say what a folder holds, from its manifest and its step log alone."""
     folder = Path(args.folder)
-    manifest = _read_manifest(folder / "manifest.json")
+    manifest = load_manifest(folder / "manifest.json")
     told = _about_explanation if manifest.get("kind") == KIND else _about_run
     title, *lines = told(folder, manifest)
     print(f"{folder}: {title[1]}")
@@ -133,7 +133,7 @@ def _size(folder: Path) -> str:
 def verify(args: argparse.Namespace) -> None:
     """Read every file against its checksum; with a setup, replay and take a few samples apart."""
     folder = Path(args.folder)
-    manifest = _read_manifest(folder / "manifest.json")
+    manifest = load_manifest(folder / "manifest.json")
     if manifest.get("kind") == KIND:
         if args.setup:
             raise ValueError(
@@ -322,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tolerance", type=_tolerance, default=1e-3, help="default 0.001; none: never bisect")
     add("--most-pieces", type=positive_number, default=64, help="of a step (default 64)")
     add("--layers", action="store_true", help="also the contributions by parameter tensor")
-    few = "queries at a time (default: what memory allows, at most 16 with a tolerance)"
+    few = "queries at a time (default: what memory allows)"
     add("--chunk", type=positive_number, help=few)
     add("--memory", type=number_of_bytes, help="bytes for each process, as 500M or 2G")
     add("--top", type=positive_number, metavar="K", help="print the K samples that moved most")

@@ -188,13 +188,13 @@ def _add_gradients(total: Sum, one: Factor, two: Factor, row: Tensor | None, alp
     unit = next((f.step for f in (one, two) if not isinstance(f, Dense)), one.width)
     rows, outputs = one.width // unit, one.outputs
     sides = [one] if two is one else [one, two]
-    per_row = unit * max(1, *(0 if isinstance(f, Dense) else _samples(f) for f in sides))
+    per_row = unit * max(1, *(0 if isinstance(f, Dense) else f.samples for f in sides))
     room = BLOCK_ENTRIES * (4 if total.reduce == "full" else 1)
     together = outputs if total.reduce == "full" else max(1, min(outputs, room // (per_row * rows)))
     step = max(1, min(rows, room // (per_row * together)))
     like = total.value
     spaces = [
-        None if isinstance(f, Dense) else like.new_empty(together * step * unit * _samples(f))
+        None if isinstance(f, Dense) else like.new_empty(together * step * unit * f.samples)
         for f in sides
     ]
     for c in range(0, outputs, together):
@@ -208,10 +208,6 @@ def _add_gradients(total: Sum, one: Factor, two: Factor, row: Tensor | None, alp
             total.add(left, right, alpha, some)
 
 
-def _samples(factor: Factor) -> int:
-    return (factor.rows.shape[1]) if isinstance(factor, Dense) else len(factor.g[0])
-
-
 def write_out(one: Factor, other: Factor, reduce: str, weighted: bool) -> Factor:
     """``other`` written out once, if it will meet several ``one`` by its gradients."""
     if cheapest(one, other, reduce, weighted, False) == "gradients":
@@ -221,8 +217,7 @@ def write_out(one: Factor, other: Factor, reduce: str, weighted: bool) -> Factor
 
 def project(factor: Factor, directions: Tensor) -> Tensor:
     r"""Products with vectors ``[M, *shape]``, :math:`\nabla f_i\,u_m`: ``[M, n, C]``."""
-    like = factor.rows if isinstance(factor, Dense) else factor.g[0]
-    u = directions.flatten(1).to(like.dtype)
+    u = directions.flatten(1).to(factor.like.dtype)
     if isinstance(factor, Outer) and factor.positions == 1:
         a = factor.a[:, 0]
         pushed = torch.einsum("ni,moi->mno", a, u.unflatten(1, (-1, a.shape[1])))

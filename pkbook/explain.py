@@ -20,7 +20,7 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,9 +36,11 @@ from pkbook.recording import Recording
 from pkbook.snapshot import fingerprint
 from pkbook.storage import (
     StorageError,
-    _dump,
-    _read_manifest,
+    dump_manifest,
+    load_manifest,
     read_checked,
+    sole_writer,
+    sweep,
     write_checked,
     write_whole,
 )
@@ -460,11 +462,11 @@ class _Folder:
         (self.folder / "chunks").mkdir(parents=True, exist_ok=True)
         self._acquire()
         try:
-            for partial in self.folder.rglob("*.partial"):  # of a process that was killed
-                partial.unlink(missing_ok=True)
+            sweep(self.folder)
             if self.there():
                 return self._compare(facts, asked)
-            self._write("the manifest", lambda: write_whole(self._path, _dump_of(facts, fits)))
+            content = dump_manifest(_manifest(facts, fits))
+            self._write("the manifest", lambda: write_whole(self._path, content))
         except BaseException:
             self.end()
             raise
@@ -485,15 +487,8 @@ class _Folder:
         return None
 
     def _acquire(self) -> None:
-        lock = FileLock(self.folder / "writer.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"folder {str(self.folder)!r} is being written by another explain; wait for its "
-                "end, or give another folder"
-            ) from error
-        self._lock = lock
+        advice = "explain; wait for its end, or give another folder"
+        self._lock = sole_writer(self.folder, advice)
 
     def _compare(self, facts: dict, asked: int | None) -> int:
         there = read_manifest(self.folder)
@@ -559,10 +554,6 @@ class _Folder:
         return str(self._known[number])
 
 
-def _dump_of(facts: dict, chunk: int) -> bytes:
-    return _dump(_manifest(facts, chunk))
-
-
 def _first_difference(name: str, there: object, here: object) -> tuple | None:
     """Where two manifests differ first: its name, what it is there and here."""
     if there == here:
@@ -579,7 +570,7 @@ def read_manifest(folder: Path) -> dict:
     """What an explanation says of itself; ``ValueError`` where it is damaged or something else."""
     if not (folder / "manifest.json").is_file():
         raise ValueError(f"folder {str(folder)!r} holds no explanation (no manifest.json)")
-    manifest = _read_manifest(folder / "manifest.json")
+    manifest = load_manifest(folder / "manifest.json")
     if manifest.get("kind") != KIND:
         raise ValueError(
             f"folder {str(folder)!r} holds a recorded run and no explanation; open it with "

@@ -28,13 +28,40 @@ class Dense:
     def outputs(self) -> int:
         return self.rows.shape[0]
 
+    @property
+    def samples(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def like(self) -> Tensor:
+        """Some tensor of the gradients' type and device."""
+        return self.rows
+
     def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
         """Columns ``start * unit`` to ``stop * unit`` for some outputs (nothing is written)."""
         return self.rows[c, :, start * unit : stop * unit]
 
 
+class _Pulled:
+    """What kinds with output gradients ``g`` have in common."""
+
+    g: list[Tensor]
+
+    @property
+    def outputs(self) -> int:
+        return len(self.g)
+
+    @property
+    def samples(self) -> int:
+        return len(self.g[0])
+
+    @property
+    def like(self) -> Tensor:
+        return self.g[0]
+
+
 @dataclass
-class Outer:
+class Outer(_Pulled):
     r"""Gradients :math:`\sum_t g_t a_t^\top` from ``a [n, T, i]`` and ``g``, C times ``[n, o, T]``.
 
     The outputs' gradients stay the separate tensors that the backward passes returned: putting
@@ -57,10 +84,6 @@ class Outer:
     def positions(self) -> int:
         return self.a.shape[1]
 
-    @property
-    def outputs(self) -> int:
-        return len(self.g)
-
     def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
         """Rows ``start:stop`` of the weight's gradient for some outputs, ``[c, n, rows * i]``.
 
@@ -82,7 +105,7 @@ class Outer:
 
 
 @dataclass
-class Lookup:
+class Lookup(_Pulled):
     """Gradients of a table from ``tokens [n, T]`` (-1: none) and ``g``, C times ``[n, d, T]``."""
 
     tokens: Tensor
@@ -100,10 +123,6 @@ class Lookup:
     @property
     def positions(self) -> int:
         return self.tokens.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        return len(self.g)
 
     def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
         """Rows ``start:stop`` of the table's gradient for some outputs, ``[c, n, rows * d]``."""

@@ -72,10 +72,7 @@ def step_pairs(
             f"memory must hold {bins} bins of the query's gradients, {walk.bytes} bytes, got "
             f"{budget}; give fewer bins, fewer queries or one output"
         )
-    for part in run.segments_backwards():
-        walk.arrive(part)
-        for offset in reversed(range(len(part.states) - 1)):
-            walk.step(part.start + offset, *part.states[offset : offset + 2], part.model)
+    walk.backwards()
     return walk.matrix
 
 
@@ -99,8 +96,8 @@ class _PairWalk(Walk):
         average = self._average(k, before, after, model)
         names = list(before.coefficients)
         total = dict.fromkeys(names, 0.0)
-        for part in self._parts(k):
-            found = batch_gradient(self._batch(k, part, before, model), names)
+        for batch in self._batches(k, before, model):
+            found = batch_gradient(batch, names)
             total = {name: total[name] + found[name] for name in names}
         for later in range(self._bin(k), self.bins):
             here = later == self._bin(k)

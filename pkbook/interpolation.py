@@ -207,12 +207,7 @@ def interpolate(
         tolerance = None
     rules = Rules(rule, nodes, tolerance, most_pieces)
     told = Walk(run, x, selection(outputs, len(x), x.device), rules, layers, tuple(entries))
-    with tqdm(total=len(run), disable=not progress, desc="steps taken apart") as bar:
-        for part in run.segments_backwards():
-            told.arrive(part)
-            for offset in reversed(range(len(part.states) - 1)):
-                told.step(part.start + offset, *part.states[offset : offset + 2], part.model)
-                bar.update()
+    told.backwards(progress)
     return _warned(told.result())
 
 
@@ -294,6 +289,15 @@ class Walk:
     def _add_other(self, name: str, value: Tensor) -> None:
         self.other[name] = self.other.get(name, 0) + value
 
+    def backwards(self, progress: bool = False) -> None:
+        """Take all steps, the last one first."""
+        with tqdm(total=len(self.run), disable=not progress, desc="steps taken apart") as bar:
+            for part in self.run.segments_backwards():
+                self.arrive(part)
+                for offset in reversed(range(len(part.states) - 1)):
+                    self.step(part.start + offset, *part.states[offset : offset + 2], part.model)
+                    bar.update()
+
     def arrive(self, part: Replayed) -> None:
         """At the end of a replayed part: what its end misses of the recorded one."""
         part.model.eval()
@@ -321,7 +325,7 @@ class Walk:
                 self._add_other("weight decay", own.T)
             if pull is not None:
                 pulls[name] = (c, pull)
-        parts = [self._batch(k, part, before, model) for part in self._parts(k)]
+        parts = self._batches(k, before, model)
         values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
         numbers = torch.tensor(self.run.store.steps[k].batch, device=self.run.x.device)
         total = sum(values.values()) if values else self._nothing(len(numbers))
@@ -362,8 +366,9 @@ class Walk:
             self.budget = (self.budget - average.residual.square()).clamp_min(0.0)
         return average
 
-    def _parts(self, k: int) -> list:
-        return parts_of(self.run.store.steps[k])
+    def _batches(self, k: int, before: StepState, model: nn.Module) -> list[Batch]:
+        parts = parts_of(self.run.store.steps[k])
+        return [self._batch(k, part, before, model) for part in parts]
 
     def _batch(self, k: int, part: tuple[list[int], int], before: StepState, model) -> Batch:
         """One forward pass of step k, in the modes and with the random numbers it had then."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pkbook.contract import Sum, contract, project
-from pkbook.factors import Dense, Factor, Lookup, Outer
 from pkbook.memory import Pull
 from pkbook.optimizers import Coefficients
 from pkbook.sides import Forward, PathChanged, Plan, Side, side
@@ -93,8 +92,8 @@ def _by_factors(
 def _contracted(pulls: Pulls, found: Side, twins: dict[str, str]) -> Tensor:
     """Gradients of one output against the batch's, both as factors, ``[1, m, n]``."""
     first = next(iter(pulls))
-    m, n = (_samples(f) for f in (pulls[first][1].nodes[0][1], found[first]))
-    total = Sum("trace", m, n, 1, _like(found[first]), False)
+    one, two = pulls[first][1].nodes[0][1], found[first]
+    total = Sum("trace", one.samples, two.samples, 1, two.like, False)
     twins = {w: b for w, b in twins.items() if w in pulls and b in pulls}
     for k in range(max(len(pull.nodes) for _, pull in pulls.values())):
         here = {name: (c, pull) for name, (c, pull) in pulls.items() if k < len(pull.nodes)}
@@ -102,14 +101,6 @@ def _contracted(pulls: Pulls, found: Side, twins: dict[str, str]) -> Tensor:
         one = {name: pull.nodes[k][1] for name, (_, pull) in here.items()}
         contract(total, one, {name: found[name] for name in one}, weights, twins)
     return total.result().double().unsqueeze(0)
-
-
-def _samples(factor: Factor) -> int:
-    return factor.rows.shape[1] if isinstance(factor, Dense) else len(factor.g[0])
-
-
-def _like(factor: Factor) -> Tensor:
-    return factor.g[0] if isinstance(factor, Outer | Lookup) else factor.rows
 
 
 def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pkbook.contract import project
-from pkbook.factors import Dense, Factor, Outer
+from pkbook.factors import Dense, Factor, Outer, dense
 from pkbook.optimizers import Coefficients
 
 Nodes = list[tuple[float, Factor]]
@@ -57,7 +57,7 @@ class _Carried:
 def written(nodes: Nodes) -> Tensor:
     """The averaged gradient written out, ``[C, m, P]``."""
     (weight, first), *others = nodes
-    total = _rows(first)
+    total = dense(first).rows
     if weight != 1.0 or isinstance(first, Dense):  # what is returned may be changed in place
         total = total * weight
     for weight, factor in others:
@@ -65,16 +65,10 @@ def written(nodes: Nodes) -> Tensor:
     return total
 
 
-def _rows(factor: Factor) -> Tensor:
-    if isinstance(factor, Dense):
-        return factor.rows
-    return factor.block(slice(None), 0, factor.width // factor.step, factor.step, None)
-
-
 def _accumulate(total: Tensor, factor: Factor, alpha: float) -> None:
     """``total += alpha * factor`` in one pass where the factors allow it."""
     if not isinstance(factor, Outer):
-        total.add_(_rows(factor), alpha=alpha)
+        total.add_(dense(factor).rows, alpha=alpha)
         return
     shape = (total.shape[1], factor.g[0].shape[1], factor.a.shape[2])
     for rows, g in zip(total, factor.g, strict=True):
@@ -130,7 +124,7 @@ class Memory:
         for w, factor in nodes if held else ():
             alpha = w * held / carried.scale
             if isinstance(outer, Tensor):
-                carried.rows.addcmul_(_rows(factor), outer, value=alpha)
+                carried.rows.addcmul_(dense(factor).rows, outer, value=alpha)
             else:
                 _accumulate(carried.rows, factor, alpha * outer)
         return carried

@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from pkbook.randomness import seeded
+
 activations: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -165,9 +167,8 @@ def _initialised(seed: int | None) -> Iterator[None]:
         raise TypeError(f"seed: expected a whole number or None, came {seed!r}; write seed=0")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed: expected 0 up to 2**63 - 1, came {seed}; write seed=0")
-    # torch.manual_seed would reseed the accelerators as well, so only the CPU's generator is set.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    cpu = torch.device("cpu")
+    with seeded(seed, cpu), cpu:
         yield
 
 

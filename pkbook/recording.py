@@ -36,6 +36,7 @@ from pkbook.optimizers import (
     require_linear,
     settings_of,
 )
+from pkbook.randomness import seeded
 from pkbook.schedules import advance, follow, require_schedule
 from pkbook.snapshot import ReplayError, difference, fingerprint, put_back, snapshot
 from pkbook.steps import (
@@ -46,7 +47,6 @@ from pkbook.steps import (
     moving,
     put_buffers,
     repeat,
-    seeded,
 )
 from pkbook.storage import FolderStore, MemoryStore, StepRecord
 from pkbook.tangent import Tree

@@ -26,6 +26,7 @@ from pkbook.factors import (
     merge,
     unfold,
 )
+from pkbook.randomness import kept
 
 Side = dict[str, Factor]
 
@@ -134,8 +135,7 @@ def _signature(watch: Watch) -> list[tuple]:
 def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
     """Find where the samples are in every activation; ``ValueError`` if the model mixes samples."""
     two = x[[0, -1]] if len(x) > 1 else torch.cat([x, x])
-    devices = [x.device] if x.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
+    with kept(x.device):
         before = _random_state(x.device)
         (f1, first), (f2, second), (f, both) = (
             watched(calling(model, part), parameters, _outline) for part in (two[:1], two[1:], two)

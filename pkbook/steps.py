@@ -1,8 +1,7 @@
 """One training step: its gradients, and the same step made again from its record."""
 
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from pkbook.optimizers import (
     memory_key,
     require_linear,
 )
+from pkbook.randomness import seeded
 from pkbook.storage import StepRecord
 from pkbook.tangent import Tree
 
@@ -33,27 +33,6 @@ class Problem:
     y: Tensor
     clip_norm: float | None = None
     clip_value: float | None = None
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of one step from its own seed; the global generators are left as they were.
-
-    As ``torch.random.fork_rng`` and ``torch.manual_seed`` do, without asking every accelerator,
-    which takes as long as a step of a small network.
-    """
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    states = [g.get_state() for g in generators]
-    try:
-        for g in generators:
-            g.manual_seed(seed)
-        yield
-    finally:
-        for g, state in zip(generators, states, strict=True):
-            g.set_state(state)
 
 
 def set_modes(model: nn.Module, record: StepRecord) -> None:

@@ -84,8 +84,8 @@ class FolderStore:
             (store.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             store._acquire()
             store._require_unused()  # again, now that nobody else can begin a run here
-            store._sweep()
-            write_whole(store.folder / "manifest.json", _dump(manifest))
+            sweep(store.folder)
+            write_whole(store.folder / "manifest.json", dump_manifest(manifest))
             store._log = store._path.open("ab", buffering=0)
         except BaseException as error:
             with suppress(OSError):
@@ -109,15 +109,10 @@ class FolderStore:
         if found - {manifest.name, "checkpoints", "writer.lock", self._path.name} or self.saved():
             return False
         try:
-            ours = not manifest.exists() or "samples" in _read_manifest(manifest)
+            ours = not manifest.exists() or "samples" in load_manifest(manifest)
         except ValueError:
             return False
         return ours and (not self._path.exists() or self._path.stat().st_size == 0)
-
-    def _sweep(self) -> None:
-        """Remove what a writer that was killed had not finished."""
-        for partial in self.folder.rglob("*.partial"):
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, folder: str | Path, *, read_only: bool = False) -> tuple["FolderStore", dict]:
@@ -127,7 +122,7 @@ class FolderStore:
         the step log is cut off, and a warning says so.
         """
         store = cls(folder)
-        manifest = _read_manifest(store.folder / "manifest.json")
+        manifest = load_manifest(store.folder / "manifest.json")
         if not read_only:
             store._acquire()
         try:
@@ -136,7 +131,7 @@ class FolderStore:
             _require_known(store, saved)
             if not read_only:
                 store._log = store._path.open("ab", buffering=0)
-                store._sweep()
+                sweep(store.folder)
         except BaseException:
             store.close()
             raise
@@ -147,15 +142,9 @@ class FolderStore:
         return self.folder / "steps.jsonl"
 
     def _acquire(self) -> None:
-        lock = FileLock(self.folder / "writer.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"folder {str(self.folder)!r} is being written by another run; close that one "
-                "first, or open the folder with read_only=True"
-            ) from error
-        self._lock = lock
+        self._lock = sole_writer(
+            self.folder, "run; close that one first, or open the folder with read_only=True"
+        )
 
     def close(self) -> None:
         """Let others write to the folder."""
@@ -277,13 +266,29 @@ def _require_known(store: FolderStore, saved: list[int]) -> None:
         )
 
 
-def _dump(manifest: dict) -> bytes:
+def sole_writer(folder: Path, advice: str) -> FileLock:
+    """A lock that is held from now on; ``ValueError`` where another writer has it."""
+    lock = FileLock(folder / "writer.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"folder {str(folder)!r} is being written by another {advice}") from error
+    return lock
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a writer that was killed had not finished."""
+    for partial in folder.rglob("*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+def dump_manifest(manifest: dict) -> bytes:
     content = {"format": FORMAT, **manifest}
     check = f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
     return (json.dumps({"checksum": check, **content}, indent=1) + "\n").encode()
 
 
-def _read_manifest(path: Path) -> dict:
+def load_manifest(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"folder {str(path.parent)!r} holds no trajectory (no manifest.json)")
     raw = path.read_bytes()
@@ -293,7 +298,7 @@ def _read_manifest(path: Path) -> dict:
         content = {key: value for key, value in manifest.items() if key != "checksum"}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    whole = _dump(content) == raw  # byte for byte, so that no damage passes as white space
+    whole = dump_manifest(content) == raw  # byte for byte, so that no damage passes as white space
     found = content.pop("format", None)
     if found != FORMAT and (whole or not checked):
         raise ValueError(

@@ -33,6 +33,7 @@ from pkbook.checks import (
 )
 from pkbook.contract import Sum, contract, write_out
 from pkbook.factors import Dense
+from pkbook.randomness import kept
 from pkbook.sides import (
     Forward,
     PathChanged,
@@ -117,8 +118,7 @@ def selection(outputs: int | Tensor | None, n: int, device: torch.device) -> Ten
 
 def evaluate(model: nn.Module, x: Tensor, parameters: Tree, chosen: Tensor | None) -> Tensor:
     """Outputs ``[n, C]`` at ``parameters``, or the chosen ones ``[n, 1]``; nothing is changed."""
-    devices = [x.device] if x.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with torch.no_grad(), kept(x.device):
         f = calling(model, x)(parameters, None, lambda out: as_matrix(out, x.shape[0]))
     if chosen is None:
         return f

@@ -62,38 +62,36 @@ def changed():
     model, _, sgd, data = setup()
     return model, pk.losses.logistic, sgd, data
 
+def before_each_chunk(what):
+    """Call ``what`` with the rank and the first query of each chunk that is begun."""
+    question = sys.modules["pkbook.explain"]._Question
+    answer = question.answer
+    def watched(self, rows, progress):
+        what(os.environ["RANK"], rows.start)
+        return answer(self, rows, progress)
+    question.answer = watched
+    return setup()
+
 def noting():
     """Write down which rank takes which queries apart."""
-    module, rank = sys.modules["pkbook.explain"], os.environ["RANK"]
-    answer = module._Question.answer
-    def noted(self, rows, progress):
+    def note(rank, start):
         with open(f"rank-{rank}.txt", "a") as f:
-            f.write(f"{rows.start} ")
-        return answer(self, rows, progress)
-    module._Question.answer = noted
-    return setup()
+            f.write(f"{start} ")
+    return before_each_chunk(note)
 
 def killed():
     """Rank 1 is killed in its second chunk."""
-    module = sys.modules["pkbook.explain"]
-    answer = module._Question.answer
-    def doomed(self, rows, progress):
-        if os.environ["RANK"] == "1" and rows.start >= 4:
+    def kill(rank, start):
+        if rank == "1" and start >= 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return answer(self, rows, progress)
-    module._Question.answer = doomed
-    return setup()
+    return before_each_chunk(kill)
 
 def failing_late():
     """Rank 1 fails in its second chunk."""
-    module = sys.modules["pkbook.explain"]
-    answer = module._Question.answer
-    def doomed(self, rows, progress):
-        if os.environ["RANK"] == "1" and rows.start >= 4:
+    def fail(rank, start):
+        if rank == "1" and start >= 4:
             raise MemoryError("no room")
-        return answer(self, rows, progress)
-    module._Question.answer = doomed
-    return setup()
+    return before_each_chunk(fail)
 '''
 
 

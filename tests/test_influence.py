@@ -3,7 +3,8 @@
 import pytest
 import torch
 from oracles import jacobian, set_vector, vector
-from test_optimizers import TABLE, batches, optimizer_of, problem, record, smooth
+from small_problem import problem, smooth
+from test_optimizers import TABLE, batches, optimizer_of, record
 
 import pkbook as pk
 

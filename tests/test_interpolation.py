@@ -6,20 +6,10 @@ import math
 import oracles
 import pytest
 import torch
+from small_problem import problem, smooth
 from torch import nn
 
 import pkbook as pk
-
-
-def smooth(dtype=torch.float64, outputs=2):
-    return pk.models.mlp(2, 12, outputs, activation="tanh", seed=0).to(dtype)
-
-
-def problem(dtype=torch.float64, outputs=2):
-    generator = torch.Generator().manual_seed(4)
-    x = torch.randn(15, 2, generator=generator).to(dtype)
-    y = torch.randn(15, outputs, generator=generator).to(dtype)
-    return (x, y), torch.randn(3, 2, generator=generator).to(dtype)
 
 
 def train(model, data, *, lr=0.1, size=5, steps=30, every=7, loss=pk.losses.squared, **options):

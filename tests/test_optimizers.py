@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from optimizer_oracle import forward_contributions
+from small_problem import problem, smooth
 from torch import nn
 
 import pkbook as pk
@@ -36,17 +37,6 @@ TABLE = [
                "decoupled_weight_decay": True}),
 ]  # fmt: skip
 IDS = [f"{name} {options}" for name, options in TABLE]
-
-
-def smooth(dtype=torch.float64, outputs=2):
-    return pk.models.mlp(2, 12, outputs, activation="tanh", seed=0).to(dtype)
-
-
-def problem(dtype=torch.float64, outputs=2):
-    generator = torch.Generator().manual_seed(4)
-    x = torch.randn(15, 2, generator=generator).to(dtype)
-    y = torch.randn(15, outputs, generator=generator).to(dtype)
-    return (x, y), torch.randn(3, 2, generator=generator).to(dtype)
 
 
 def batches(steps=20):

@@ -15,7 +15,7 @@ import pkbook as pk
 from pkbook import recording, storage
 from pkbook.recording import _environment
 from pkbook.snapshot import ReplayError
-from pkbook.storage import _dump, _read_manifest, read_checked, write_checked
+from pkbook.storage import dump_manifest, load_manifest, read_checked, write_checked
 
 STEPS = 14
 
@@ -41,7 +41,7 @@ def folder(kept, tmp_path):
 def alter(folder, **changes):
     """Another manifest, properly written."""
     path = folder / "manifest.json"
-    path.write_bytes(_dump(_read_manifest(path) | changes))
+    path.write_bytes(dump_manifest(load_manifest(path) | changes))
 
 
 def outcome(folder, unbroken):
@@ -290,7 +290,7 @@ def perturb(folder, k, size):
 
 def elsewhere(folder):
     """Say that the run was recorded with 99 threads."""
-    place = _read_manifest(folder / "manifest.json")["environment"]
+    place = load_manifest(folder / "manifest.json")["environment"]
     alter(folder, environment=place | {"threads": 99})
 
 

@@ -126,7 +126,12 @@ def _require_beta(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
 
 
-def _relax(value: Tensor, target: Tensor, rate: float, dt: float) -> Tensor:
+def _require_not_negative(name: str, value: float) -> None:
+    if not is_finite_number(value) or value < 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
+def relax(value: Tensor, target: Tensor, rate: float, dt: float) -> Tensor:
     """Exactly what a linear relaxation towards a fixed target does in ``dt``."""
     return value + (target - value) * -math.expm1(-rate * dt)
 
@@ -170,7 +175,7 @@ class Momentum(Limit):
     def own(self, state, here, there, dt, noise) -> State:
         rate = self.memory_rate
         target = (here.gradient + there.gradient) / 2
-        return {"m": _relax(state["m"], target, rate, dt) + _damped(noise, rate, dt)}
+        return {"m": relax(state["m"], target, rate, dt) + _damped(noise, rate, dt)}
 
     def move(self, old, new, g, noise, t, dt) -> Tensor:
         return -(old["m"] + new["m"]) / 2 * dt
@@ -221,9 +226,8 @@ class RMSprop(Limit):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_beta("beta", self.beta)
-        for name, least in (("eps", self.eps), ("v0", self.v0)):
-            if not is_finite_number(least) or least < 0:
-                raise ValueError(f"{name} must be a number of at least 0, got {least!r}")
+        _require_not_negative("eps", self.eps)
+        _require_not_negative("v0", self.v0)
 
     @property
     def rate(self) -> float:
@@ -241,7 +245,7 @@ class RMSprop(Limit):
 
     def own(self, state, here, there, dt, noise) -> State:
         target = (here.square + there.square) / 2
-        return {"v": _relax(state["v"], target, self.rate, dt)}
+        return {"v": relax(state["v"], target, self.rate, dt)}
 
     def scale(self, old: State, new: State, t: float) -> Tensor:
         return _mean_inverse(old["v"], new["v"], self.eps)
@@ -281,8 +285,7 @@ class Adam(Limit):
         super().__post_init__()
         for name, beta in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
             _require_beta(name, beta)
-        if not is_finite_number(self.eps) or self.eps < 0:
-            raise ValueError(f"eps must be a number of at least 0, got {self.eps!r}")
+        _require_not_negative("eps", self.eps)
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -305,8 +308,8 @@ class Adam(Limit):
         gradient = (here.gradient + there.gradient) / 2
         square = (here.square + there.square) / 2
         return {
-            "m": _relax(state["m"], gradient, r1, dt) + _damped(noise, r1, dt),
-            "v": _relax(state["v"], square, r2, dt),
+            "m": relax(state["m"], gradient, r1, dt) + _damped(noise, r1, dt),
+            "v": relax(state["v"], square, r2, dt),
         }
 
     def scale(self, old: State, new: State, t: float) -> Tensor:

@@ -64,7 +64,6 @@ def require_bounded(state: dict[str, Tensor], step: int, what: str, rate: float)
                 f"{what} diverged at step {step}, path {path}: |{name}| reached "
                 f"{size[path].item():.3g}; lower the learning rate (it is {rate:g}) or the time"
             )
-    return None
 
 
 def empty_like(outputs: Tensor, steps: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pkbook.checks import is_finite_number, require_inputs, require_whole
-from pkbook.diffusion_limit.limits import Limit, Local, State
+from pkbook.diffusion_limit.limits import Limit, Local, State, relax
 from pkbook.diffusion_limit.noise import draw_batches, draw_with_replacement, noise_weights
 from pkbook.diffusion_limit.paths import Paths, empty_like, require_bounded
 
@@ -211,7 +211,7 @@ class _Integral:
         ends = (g, right[1])
         if self.memory is not None:  # the memory of gradients, without their noise
             before = self.memory
-            self.memory = _relaxed(before, (g + right[1]) / 2, self.limit.memory_rate, dt)
+            self.memory = relax(before, (g + right[1]) / 2, self.limit.memory_rate, dt)
             ends = (before, self.memory)
         scale = self.limit.scale(old, new, self.t + dt / 2)
         scale = scale.unsqueeze(1) if isinstance(scale, Tensor) else scale
@@ -223,10 +223,6 @@ class _Integral:
         if self.parts is not None:
             self.parts = self.parts + part.mean(0)
         self.left, self.t = right, self.t + dt
-
-
-def _relaxed(value: Tensor, target: Tensor, rate: float, dt: float) -> Tensor:
-    return value + (target - value) * -math.expm1(-rate * dt)
 
 
 def full_gradient(limit: Limit, theta: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 from pkbook.checks import is_finite_number, require_choice, require_whole
 from pkbook.diffusion_limit.limits import Limit
-from pkbook.diffusion_limit.paths import Paths
 from pkbook.diffusion_limit.simulate import diffusion, discrete
 
 AGAINST = ("theorem", "diffusion")
@@ -191,8 +190,3 @@ def controlled(values: Tensor, controls: list[Tensor]) -> Tensor:
         found.append(values[:, m].mean() - (z.mean(0) @ beta.solution)[0] if z.shape[1] else
                      values[:, m].mean())  # fmt: skip
     return torch.stack(found)
-
-
-def against_paths(discrete_: Paths, diffusion_: Paths) -> Tensor:
-    """Both sides of the theorem on each pair of paths, left less right, ``[K + 1, R, m]``."""
-    return discrete_.outputs - diffusion_.predicted
