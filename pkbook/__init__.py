@@ -4,7 +4,16 @@ The companion package of the book.  Source: Guo, He, Morel 2026, *On Interpolati
 Describing Neural Network Generalization*, arXiv 2603.13872.
 """
 
-from pkbook import data, diffusion_limit, explorers, losses, models, plots
+from pkbook import (
+    data,
+    diagnostics,
+    diffusion_limit,
+    explorers,
+    function_space,
+    losses,
+    models,
+    plots,
+)
 from pkbook.distributed import distributed_kernel
 from pkbook.explain import Explanation, explain
 from pkbook.influence import self_influence, step_pairs
@@ -25,10 +34,12 @@ __all__ = [
     "__version__",
     "batches",
     "data",
+    "diagnostics",
     "diffusion_limit",
     "distributed_kernel",
     "explain",
     "explorers",
+    "function_space",
     "gradient_kernel",
     "interpolate",
     "losses",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pkbook import data, losses, models, plots
+from pkbook.diagnostics import homogeneity, nearest
 from pkbook.kernels import normalised_kernel
 from pkbook.recording import batches
 
@@ -113,19 +114,7 @@ class Result:
     outputs: Tensor  # [E, GRID, GRID] outputs over EXTENT of the first seed
 
 
-def nearest(similarity: Tensor, count: int) -> Tensor:
-    """Places of the `count` most similar others, [n, count]; no point is its own neighbour.
-
-    >>> nearest(torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]]), 1).tolist()
-    [[1], [0], [1]]
-    """
-    return similarity.clone().fill_diagonal_(-torch.inf).topk(count, dim=1).indices
-
-
-def same_label_share(similarity: Tensor, y: Tensor, count: int) -> Tensor:
-    """Share of the `count` nearest that carry the point's own label, [n]."""
-    labels = y.flatten()
-    return (labels[nearest(similarity, count)] == labels[:, None]).float().mean(1)
+same_label_share = homogeneity  # chapters call it so
 
 
 def train(config: Config, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Iterator[int]:
@@ -150,10 +139,10 @@ def run(config: Config) -> Result:
         points = torch.Generator().manual_seed(seed)
         x, y = data.ring_and_disk(config.samples, generator=points)
         model = models.mlp(2, *config.widths, 1, activation=config.activation, seed=seed)
-        euclidean.append(same_label_share(-torch.cdist(x, x), y, config.neighbours).mean())
+        euclidean.append(homogeneity(-torch.cdist(x, x), y, config.neighbours).mean())
         for _ in train(config, model, x, y, seed):
             kernel = normalised_kernel(model, x)
-            share = same_label_share(kernel, y, config.neighbours).mean()
+            share = homogeneity(kernel, y, config.neighbours).mean()
             rows.append([share, *accuracy_and_push(config, model, x, y)])
             if seed == config.seeds[0]:
                 first = (x, y)

@@ -1,0 +1,25 @@
+"""What a kernel says about a network: neighbours, separability, rank gap, alignment.
+
+Section 5 of arXiv 2603.13872.
+"""
+
+from pkbook.diagnostics.alignment import cka, label_kernel
+from pkbook.diagnostics.neighbours import distance, homogeneity, nearest, silhouette
+from pkbook.diagnostics.ranks import Rank, RankGap, numerical_rank, rank_gap, tangent_matrix
+from pkbook.diagnostics.separability import Separability, linear_separability
+
+__all__ = [
+    "Rank",
+    "RankGap",
+    "Separability",
+    "cka",
+    "distance",
+    "homogeneity",
+    "label_kernel",
+    "linear_separability",
+    "nearest",
+    "numerical_rank",
+    "rank_gap",
+    "silhouette",
+    "tangent_matrix",
+]

@@ -1,0 +1,28 @@
+r"""Functions a kernel can change, and functions it cannot.
+
+Section 3.4 of arXiv 2603.13872: the integral operator of a kernel, its learnable modes and its
+null space, over a distribution of inputs (population) or over a training set (empirical).
+"""
+
+from pkbook.function_space.ensemble import ExpectedKernel, expected_kernel
+from pkbook.function_space.lazy import kernel_drift, lazy_training
+from pkbook.function_space.measure import Measure, interval, product, uniform
+from pkbook.function_space.modes import Modes, principal_angles
+from pkbook.function_space.operator import IntegralOperator, empirical, matrix_free, population
+
+__all__ = [
+    "ExpectedKernel",
+    "IntegralOperator",
+    "Measure",
+    "Modes",
+    "empirical",
+    "expected_kernel",
+    "interval",
+    "kernel_drift",
+    "lazy_training",
+    "matrix_free",
+    "population",
+    "principal_angles",
+    "product",
+    "uniform",
+]
