@@ -2,6 +2,8 @@
 
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control, Frame
+from pkbook.explorers.endpoints import endpoints
 from pkbook.explorers.optimizer_paths import optimizer_paths
+from pkbook.explorers.step_average import step_average
 
-__all__ = ["Control", "Explorer", "Frame", "optimizer_paths"]
+__all__ = ["Control", "Explorer", "Frame", "endpoints", "optimizer_paths", "step_average"]
