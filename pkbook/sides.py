@@ -55,6 +55,8 @@ class Plan:
     """Entries of all layer outputs of one sample: the gradients of one network output."""
     ends: Tensor
     """Outputs ``[2, C]`` of the first and the last sample, each alone."""
+    term: float
+    """Largest term of the sums that the outputs are made of, as far as it is known."""
 
     def entries(self, outputs: int) -> int:
         """Numbers held per sample while a side with so many outputs is made and used."""
@@ -145,7 +147,8 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
                 "model draws random numbers in its forward pass, so the kernel between two inputs "
                 "is not defined; make it deterministic in eval mode"
             )
-    require_alone(f, torch.cat([f1, f2]))
+    term = _largest_term(both.uses, parameters)
+    require_alone(f, torch.cat([f1, f2]), term)
     other = first.other | both.other
     layouts = []
     same = _signature(first) == _signature(second) == _signature(both)
@@ -171,6 +174,7 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
         looked,
         sum(use.out for use in first.uses),
         torch.cat([f1, f2]),
+        term,
     )
 
 
@@ -189,9 +193,26 @@ def _twins(uses: list[Use], covered: frozenset[str]) -> dict[str, str]:
     }
 
 
-def require_alone(f: Tensor, alone: Tensor) -> None:
-    """``ValueError`` if outputs in a batch differ from those of the same samples alone."""
-    scale = alone.abs().max().clamp_min(torch.finfo(f.dtype).tiny)
+def _largest_term(uses: list[Use], parameters: Tree) -> float:
+    """Where terms cancel, as in an output trained to zero, rounding has the size of the terms."""
+
+    def size(values: Tensor | None) -> float:
+        return float(values.abs().max()) if values is not None and values.numel() else 0.0
+
+    found = [0.0]
+    for use in uses:
+        weight, bias = (parameters.get(name) for name in (use.weight, use.bias))
+        size_in = size(use.inputs) if use.inputs.is_floating_point() else 1.0
+        found += [size_in * size(weight), size(bias)]
+    return max(found)
+
+
+def require_alone(f: Tensor, alone: Tensor, term: float) -> None:
+    """``ValueError`` if outputs in a batch differ from those of the same samples alone.
+
+    ``term`` is the plan's.
+    """
+    scale = alone.abs().max().clamp_min(max(term, torch.finfo(f.dtype).tiny))
     gap = (f - alone).abs().max()
     if gap > _rounding(f.dtype) * scale:
         raise ValueError(
@@ -249,7 +270,7 @@ def side(
 
     def collect(f: Tensor, watch: Watch) -> Side:
         if alone is not None:
-            require_alone(f.detach()[alone[0]], alone[1])
+            require_alone(f.detach()[alone[0]], alone[1], made.term)
         uses = _checked_uses(watch, made)
         made_seeds = _each_output(f) if seeds is None else seeds(f)
         gradients = _pull_back(f, [use.edge for use, _ in uses], made_seeds)

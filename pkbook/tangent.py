@@ -317,7 +317,7 @@ def _side(model: nn.Module, x: Tensor, parameters: Tree, made: Plan, planned=Fal
     if made.covered:
         found = side(calling(model, x), parameters, made, alone=(rows, alone))
     else:
-        require_alone(evaluate(model, x, parameters, None)[rows], alone)
+        require_alone(evaluate(model, x, parameters, None)[rows], alone, made.term)
         found = {}
     rest = _rest(made, parameters)
     if rest:

@@ -160,6 +160,22 @@ def test_a_model_that_mixes_samples_is_refused_in_bfloat16():
         pk.gradient_kernel(Mixing().bfloat16(), vectors().bfloat16())
 
 
+class Squared(torch.nn.Module):
+    def forward(self, x):
+        return x.square()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_outputs_that_cancel_to_zero_are_not_taken_for_mixing(seed):
+    """Both ends are zero up to rounding, which has the size of the terms, not of the output."""
+    layers = pk.models.mlp(1, 64, 1, activation="tanh", seed=seed).double()
+    model, x = torch.nn.Sequential(Squared(), layers), torch.linspace(-1, 1, 6).double()[:, None]
+    with torch.no_grad():
+        layers[-1].bias -= model(x[-1:])[0]
+    assert model(x[[0, -1]]).abs().max() < 1e-15
+    assert off(pk.gradient_kernel(model, x, reduce="full"), oracles.kernel(model, x, x)) <= 1e-10
+
+
 @pytest.mark.parametrize("same_layer", [True, False])
 def test_a_way_chosen_by_the_whole_batch_is_refused(same_layer):
     x = vectors().abs()
