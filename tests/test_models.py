@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+from oracles import kernel
 from torch import nn
 
-from pkbook.models import activations, cifar_cnn, mlp, mnist_cnn
+from pkbook import gradient_kernel
+from pkbook.models import activations, cifar_cnn, mlp, mnist_cnn, vit
 
 BUILDERS = {
     "mlp": lambda **options: mlp(3, 5, 2, **options),
     "mnist": lambda **options: mnist_cnn(**options),
     "cifar": lambda **options: cifar_cnn(**options),
+    "vit": lambda **options: vit(**options),
 }
 builder = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
 
@@ -43,7 +46,18 @@ def test_cnn_parameters_by_hand(classes):
     assert count(cifar_cnn(classes=classes, seed=0)) == cifar
 
 
+@pytest.mark.parametrize(("channels", "blocks", "classes"), [(1, 2, 10), (3, 1, 4)])
+def test_vit_parameters_by_hand(channels, blocks, classes):
+    def linear(i, o):
+        return i * o + o
+
+    block = linear(32, 3 * 32) + linear(32, 32) + linear(32, 64) + linear(64, 32) + 2 * 64
+    total = linear(49 * channels, 32) + 16 * 32 + blocks * block + 64 + linear(32, classes)
+    assert count(vit(28, channels, blocks=blocks, classes=classes, seed=0)) == total
+
+
 def test_counts_stated_in_the_docstrings():
+    assert f"{count(vit()):,} parameters" in vit.__doc__
     assert f"{count(mnist_cnn()):,} parameters" in mnist_cnn.__doc__
     assert f"{count(cifar_cnn()):,} parameters" in cifar_cnn.__doc__
 
@@ -55,7 +69,68 @@ def test_mlp_is_its_formula():
     torch.testing.assert_close(model(x), hidden @ model.fc2.weight.T + model.fc2.bias)
 
 
+def attention(block, z, heads):
+    """Attention of a block written out, [n, tokens, width] to the same."""
+    own, (n, tokens, width) = block.self_attn, z.shape
+    q, k, v = (
+        (z @ w.T + b).reshape(n, tokens, heads, -1).transpose(1, 2)
+        for w, b in zip(own.in_proj_weight.chunk(3), own.in_proj_bias.chunk(3), strict=True)
+    )
+    weights = (q @ k.transpose(2, 3) / (width // heads) ** 0.5).softmax(-1)
+    mixed = (weights @ v).transpose(1, 2).reshape(n, tokens, width)
+    return mixed @ own.out_proj.weight.T + own.out_proj.bias
+
+
+def test_vit_is_its_formula():
+    model = vit(6, 2, patch=3, width=4, heads=2, blocks=2, classes=3, seed=0).double()
+    with torch.no_grad():  # torch starts norms and some biases at ones and zeros, which hide them
+        for i, p in enumerate(model.parameters()):
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+    x = torch.randn(5, 2, 6, 6, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    cut = [x[:, :, i : i + 3, j : j + 3].flatten(1) for i in (0, 3) for j in (0, 3)]
+    z = torch.stack(cut, 1) @ model.patches.weight.flatten(1).T + model.patches.bias
+    z = z + model.places.place
+    for block in (model.block1, model.block2):
+        z = z + attention(block, block.norm1(z), heads=2)
+        hidden = nn.functional.gelu(block.linear1(block.norm2(z)))
+        z = z + block.linear2(hidden)
+    expected = model.fc(model.norm(z).mean(1))
+    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():  # torch takes another way through the block here
+        torch.testing.assert_close(model.eval()(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_vit_would_not_know_where_a_patch_was_without_the_places():
+    model = vit(seed=0).double()
+    x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turned = x.roll(7, 3)  # the same patches elsewhere
+    assert (model(x) - model(turned)).abs().max() > 1e-4
+    with torch.no_grad():
+        model.places.place.zero_()
+    torch.testing.assert_close(model(x), model(turned))
+
+
+@pytest.mark.parametrize("reduce", ["trace", "full"])
+def test_kernel_of_vit_is_that_of_naive_autograd(reduce):
+    model = vit(patch=14, width=8, heads=2, blocks=2, classes=3, seed=0).double()
+    x = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = kernel(model, x[:3], x[2:])
+    if reduce == "trace":
+        expected = expected.diagonal(dim1=2, dim2=3).sum(-1)
+    found = gradient_kernel(model, x[:3], x[2:], reduce=reduce)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_layers_are_named_in_order():
+    assert [name for name, _ in vit(seed=0).named_children()] == [
+        "patches",
+        "places",
+        "block1",
+        "block2",
+        "norm",
+        "mean",
+        "fc",
+    ]
     assert [name for name, _ in mlp(1, 2, 2, 1).named_children()] == [
         "fc1",
         "act1",
@@ -105,6 +180,7 @@ def test_activation_names(name, function):
     x = torch.linspace(-3, 3, 13)
     for model in (mlp(1, 2, 1, activation=name), mnist_cnn(name), cifar_cnn(name)):
         torch.testing.assert_close(model.act1(x), function(x))
+    torch.testing.assert_close(vit(activation=name).block1.activation(x), function(x))
 
 
 def test_every_activation_is_tested():
@@ -184,6 +260,11 @@ REFUSED = [
     (lambda: cifar_cnn(dropout=None), TypeError, ["dropout", "None"]),
     (lambda: cifar_cnn(classes=0), ValueError, ["classes", "at least 1", "classes=10"]),
     (lambda: cifar_cnn(classes=2.5), TypeError, ["classes", "2.5"]),
+    (lambda: vit(patch=5), ValueError, ["size", "multiple of patch=5", "came 28", "size=25"]),
+    (lambda: vit(width=30), ValueError, ["width", "multiple of heads=4", "width=28"]),
+    (lambda: vit(blocks=0), ValueError, ["blocks", "at least 1"]),
+    (lambda: vit(heads=2.0), TypeError, ["heads", "2.0"]),
+    (lambda: vit(activation="relu6"), ValueError, ["activation", "'relu6'"]),
 ]
 
 
