@@ -107,8 +107,22 @@ def stage_sources(root: Path, stage: Path, cache: Path, local_assets: bool) -> N
     shutil.copy2(root / "_toc.yml", stage)
     config = yaml.safe_dump(stage_config(root, local_assets), allow_unicode=True)
     (stage / "_config.yml").write_text(config, encoding="utf8")
-    for page in notebook_pages(root):
-        nbformat.write(executed_copy(root, page, cache), stage / f"{page}.ipynb")
+    pages = {page: executed_copy(root, page, cache) for page in notebook_pages(root)}
+    for page, notebook in pages.items():
+        nbformat.write(notebook, stage / f"{page}.ipynb")
+    fill_results(root, stage, pages)
+
+
+def fill_results(root: Path, stage: Path, pages: dict[str, nbformat.NotebookNode]) -> None:
+    """Generate the results page from what the executed chapters found."""
+    if not (stage / "book" / "results.md").exists():
+        return
+    import results_page  # needs the package; books without results do not
+
+    try:
+        results_page.write(stage, pages, root / "results")
+    except results_page.ResultsMissing as error:
+        raise BuildFailed(f"the results page cannot be made: {error}") from error
 
 
 def build_html(root: Path, stage: Path) -> Path:

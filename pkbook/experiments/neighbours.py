@@ -8,7 +8,7 @@ name a value that the output should reach.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
@@ -18,8 +18,10 @@ from torch.nn import functional
 
 from pkbook import data, losses, models, plots
 from pkbook.diagnostics import homogeneity, nearest
+from pkbook.experiments.claims import claim
+from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.training import fit
 from pkbook.kernels import normalised_kernel
-from pkbook.recording import batches
 
 SOFT = 0.9  # probability that the soft logistic loss asks for; its optimum is f = y log(9)
 EXTENT = (-1.1, 1.1, -1.1, 1.1)
@@ -117,40 +119,56 @@ class Result:
 same_label_share = homogeneity  # chapters call it so
 
 
-def train(config: Config, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Iterator[int]:
+def train(
+    config: Config, model: nn.Module, x: Tensor, y: Tensor, seed: int, **how
+) -> Iterator[int]:
     """Train `model` in place by SGD; stop at each epoch of `config.epochs` and yield it."""
-    loss = LOSSES[config.loss]
     optimizer = torch.optim.SGD(model.parameters(), lr=config.rate)
-    steps = len(x) // config.batch
-    draws = batches(len(x), size=config.batch, steps=steps * config.epochs[-1], seed=seed)
-    for epoch in range(config.epochs[-1] + 1):
-        if epoch in config.epochs:
-            yield epoch
-        for batch in islice(draws, steps):
-            optimizer.zero_grad()
-            loss(model(x[batch]), y[batch]).mean().backward()
-            optimizer.step()
+    loss, epochs = LOSSES[config.loss], config.epochs
+    return fit(model, loss, optimizer, (x, y), epochs=epochs, batch=config.batch, seed=seed, **how)
 
 
-def run(config: Config) -> Result:
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
     """Train once for each seed, and count neighbours of the same label as training goes on."""
     rows, euclidean, kernels, outputs = [], [], [], []
     for seed in config.seeds:
         points = torch.Generator().manual_seed(seed)
-        x, y = data.ring_and_disk(config.samples, generator=points)
+        x, y = (t.to(device) for t in data.ring_and_disk(config.samples, generator=points))
         model = models.mlp(2, *config.widths, 1, activation=config.activation, seed=seed)
-        euclidean.append(homogeneity(-torch.cdist(x, x), y, config.neighbours).mean())
-        for _ in train(config, model, x, y, seed):
+        model.to(device)
+        near = homogeneity(-torch.cdist(x, x), y, config.neighbours)
+        euclidean.append(near.mean())
+        keep = None if folder is None else folder / f"seed{seed}"
+        for _ in train(config, model, x, y, seed, keep=keep, progress=progress):
             kernel = normalised_kernel(model, x)
             share = homogeneity(kernel, y, config.neighbours).mean()
             rows.append([share, *accuracy_and_push(config, model, x, y)])
             if seed == config.seeds[0]:
-                first = (x, y)
-                kernels.append(kernel)
-                outputs.append(_over_the_plane(model))
+                first = (x.cpu(), y.cpu())
+                kernels.append(kernel.cpu())
+                outputs.append(_over_the_plane(model).cpu())
     share, accuracy, push = torch.tensor(rows).reshape(len(config.seeds), -1, 3).unbind(2)
     pictures = (*first, torch.stack(kernels), torch.stack(outputs))
     return Result(config, torch.stack(euclidean), share, accuracy, push, *pictures)
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """E1's numbers, one a seed."""
+    values = result.euclidean, result.share[:, 0], result.share[:, -1]
+    names = (c.name for c in claim("E1").criteria)
+    numbers = {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
+    return {"E1": {f"{result.config.loss} loss, {result.config.activation}": numbers}}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {"neighbours": draw(result), "losses": draw_losses([result])}
 
 
 def accuracy_and_push(config: Config, model: nn.Module, x: Tensor, y: Tensor) -> tuple:
@@ -162,7 +180,8 @@ def accuracy_and_push(config: Config, model: nn.Module, x: Tensor, y: Tensor) ->
 
 def _over_the_plane(model: nn.Module) -> Tensor:
     left, right, bottom, top = EXTENT
-    share = (torch.arange(GRID) + 0.5) / GRID
+    device = next(model.parameters()).device
+    share = (torch.arange(GRID, device=device) + 0.5) / GRID
     rows, columns = torch.meshgrid(
         bottom + share * (top - bottom), left + share * (right - left), indexing="ij"
     )

@@ -6,12 +6,18 @@ the jump of the square wave between them, and pairs on one side of it.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from pkbook import data, losses, models, plots
+from pkbook.experiments.claims import claim
+from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.training import remembered
 from pkbook.kernels import normalised_kernel
 
 TARGETS = {"sine": data.sine, "square wave": data.square_wave}
@@ -82,28 +88,58 @@ def train(config: Config, model: nn.Module, x: Tensor, y: Tensor) -> float:
         return losses.squared(model(x), y).mean().item()
 
 
-def run(config: Config) -> Result:
+def study(config: Config, y: Tensor, x: Tensor, seed: int) -> dict[str, Tensor]:
+    """One network on one target: its loss, profile, outputs and kernel after training."""
+    model = models.mlp(1, config.width, 1, activation="tanh", seed=seed).to(x.device)
+    loss = torch.tensor(train(config, model, x, y))
+    kernel = normalised_kernel(model, x)
+    parts = {"profile": profile(kernel), "fit": model(x).detach(), "kernel": kernel}
+    return {"loss": loss} | {name: part.cpu() for name, part in parts.items()}
+
+
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
     """Train on each target from each seed, and compare pairs of inputs at equal distance."""
     x, _ = data.sine(config.samples)
     targets = torch.stack([TARGETS[name](config.samples).y for name in config.targets])
-    profiles, ends, starts, pictures = [], [], [], []
-    for seed in config.seeds:
+    found, starts = [], []
+    for seed in tqdm(config.seeds, disable=not progress, desc="seeds"):
         fresh = models.mlp(1, config.width, 1, activation="tanh", seed=seed)
         starts.append(profile(normalised_kernel(fresh, x)))
-        for y in targets:
-            model = models.mlp(1, config.width, 1, activation="tanh", seed=seed)
-            ends.append(train(config, model, x, y))
-            kernel = normalised_kernel(model, x)
-            profiles.append(profile(kernel))
-            pictures.append((model(x).detach(), kernel))
-    count, pictures = len(targets), pictures[: len(targets)]
-    after = torch.stack(profiles).unflatten(0, (-1, count)).transpose(0, 1)
-    loss = torch.tensor(ends).reshape(-1, count).T
+        for name, y in zip(config.targets, targets, strict=True):
+            path = None if folder is None else folder / f"{name}-{seed}.pt"
+            make = partial(study, config, y.to(device), x.to(device), seed)
+            found.append(remembered(path, make))
+    count = len(targets)
+    after = torch.stack([f["profile"] for f in found]).unflatten(0, (-1, count)).transpose(0, 1)
+    loss = torch.stack([f["loss"] for f in found]).reshape(-1, count).T
     distance = (x[1] - x[0]) * torch.arange(1, after.shape[-1] + 1)
-    fits, kernels = (torch.stack(parts) for parts in zip(*pictures, strict=True))
-    before = torch.stack(starts)
-    sides = (*after.unbind(2), *before.unbind(1))
+    fits, kernels = (torch.stack([f[k] for f in found[:count]]) for k in ("fit", "kernel"))
+    sides = (*after.unbind(2), *torch.stack(starts).unbind(1))
     return Result(config, distance, *sides, loss, x, targets, fits, kernels)
+
+
+FAR = 1.0  # distance between the two inputs of a pair at which E2's number is taken
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """E2's numbers, one a seed: kernel on one side of 0 minus across 0, at distance one."""
+    h = result.at(FAR)
+    gap = dict(zip(result.config.targets, (result.inside - result.across)[..., h], strict=True))
+    values = gap["square wave"], gap["sine"]
+    names = (c.name for c in claim("E2").criteria)
+    numbers = {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
+    return {"E2": {"tanh, Adam": numbers}}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {"fits": draw(result), "profile": draw_profile(result)}
 
 
 def profile(kernel: Tensor) -> Tensor:

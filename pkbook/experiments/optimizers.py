@@ -8,15 +8,22 @@ a point and itself, a point of its class, two points of the other class.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from pkbook import data, losses, models, plots
+from pkbook.diagnostics import homogeneity
 from pkbook.experiments import neighbours
+from pkbook.experiments.claims import claim
+from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.training import remembered
 from pkbook.kernels import normalised_kernel
 from pkbook.recording import batches
 
@@ -139,15 +146,16 @@ def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([same, cross, above, below])
 
 
-def follow(config: Config, name: str, seed: int) -> tuple[list[Tensor], Tensor, tuple]:
+def follow(config: Config, name: str, seed: int, device: torch.device | str) -> dict[str, Tensor]:
     """One run: what is measured at each epoch, where the loss is level, and the end of it.
 
-    Three tensors stacked over E: share, loss and accuracy ``[E, 3]``; the kernel between the
-    anchors ``[E, 4, 4]``; the profiles over distance ``[E, 4, H]``.
+    Over E epochs: "scalars" (share, loss, accuracy) ``[E, 3]``, "between" (the kernel between the
+    anchors) ``[E, 4, 4]``, "pairs" (profiles over distance) ``[E, 4, H]``.
     """
-    x, y = data.ring_and_disk(config.samples, generator=torch.Generator().manual_seed(seed))
-    model = models.mlp(2, *config.widths, 1, seed=seed)
-    places = list(neighbours.anchors(x, y).values())
+    points = torch.Generator().manual_seed(seed)
+    x, y = (t.to(device) for t in data.ring_and_disk(config.samples, generator=points))
+    model = models.mlp(2, *config.widths, 1, seed=seed).to(device)
+    places = list(neighbours.anchors(x.cpu(), y.cpu()).values())
     rows, level = [], torch.full((2,), torch.nan)
     for epoch in train(config, name, model, x, y, seed):
         f = model(x).detach()
@@ -155,36 +163,103 @@ def follow(config: Config, name: str, seed: int) -> tuple[list[Tensor], Tensor, 
         reached = bool(level.isnan().all() and loss <= config.loss)
         if not reached and epoch not in config.epochs:
             continue
-        kernel = normalised_kernel(model, x)
-        share = neighbours.same_label_share(kernel, y, config.neighbours).mean()
+        kernel = normalised_kernel(model, x).cpu()
+        share = homogeneity(kernel, y, config.neighbours).mean()
         if reached:
             level = torch.stack([torch.tensor(float(epoch)), share])
         if epoch in config.epochs:
             between = kernel[places][:, places]
-            rows.append((torch.stack([share, loss, right]), between, by_distance(kernel, x, y)))
-    measured = [torch.stack(values) for values in zip(*rows, strict=True)]
-    return measured, level, (x, y, kernel, model)
+            scalars = torch.stack([share, loss.cpu(), right.cpu()])
+            rows.append((scalars, between, by_distance(kernel, x.cpu(), y.cpu())))
+    found = dict(zip(("scalars", "between", "pairs"), map(torch.stack, zip(*rows, strict=True)),
+                     strict=True))  # fmt: skip
+    end = {"x": x, "y": y, "kernel": kernel, "outputs": neighbours._over_the_plane(model)}
+    return found | {"level": level} | {key: value.cpu() for key, value in end.items()}
 
 
-def run(config: Config) -> Result:
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
     """Train once for each optimizer and seed; every seed has its own points and start."""
-    every, levels, kernels, outputs = [], [], [], []
-    for name in config.optimizers:
-        for seed in config.seeds:
-            measured, level, (x, y, kernel, model) = follow(config, name, seed)
-            every.append(measured)
-            levels.append(level)
-            if seed == config.seeds[0]:
-                first = (x, y)
-                kernels.append(kernel)
-                outputs.append(neighbours._over_the_plane(model))
+    pairs = list(product(config.optimizers, config.seeds))
+    found = []
+    for name, seed in tqdm(pairs, disable=not progress, desc="runs"):
+        path = None if folder is None else folder / f"{name}-{seed}.pt"
+        found.append(remembered(path, partial(follow, config, name, seed, device)))
     size = len(config.optimizers), len(config.seeds)
-    scalars, between, pairs = (
-        torch.stack(values).reshape(*size, *values[0].shape) for values in zip(*every, strict=True)
+
+    def every(key: str) -> Tensor:
+        values = torch.stack([one[key] for one in found])
+        return values.reshape(*size, *values.shape[1:])
+
+    first = found[:: len(config.seeds)]
+    pictures = torch.stack([f["kernel"] for f in first]), torch.stack([f["outputs"] for f in first])
+    return Result(
+        config,
+        *every("scalars").unbind(3),
+        *every("level").unbind(2),
+        every("between"),
+        *every("pairs").unbind(3),
+        first[0]["x"],
+        first[0]["y"],
+        *pictures,
     )
-    level = torch.stack(levels).reshape(*size, 2).unbind(2)
-    pictures = (*first, torch.stack(kernels), torch.stack(outputs))
-    return Result(config, *scalars.unbind(3), *level, between, *pairs.unbind(3), *pictures)
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """E9's numbers by optimizer and E10's over all of them, one a seed."""
+    ends = {
+        name: over_seeds(share)
+        for name, share in zip(result.config.optimizers, result.share[:, :, -1], strict=True)
+    }
+    return {
+        "E9": {f"squared loss, {result.config.epochs[-1]} epochs": ends},
+        "E10": {
+            "the paper's points, over all anchors": _curve_ends(result, result.between[:, :, -1]),
+            f"pairs within {NEAR:g} in the plane": _near_ends(result),
+        },
+    }
+
+
+NEAR = 0.4  # distance in the plane up to which E10's condition takes pairs of one class
+
+
+def _curve_ends(result: Result, between: Tensor) -> Numbers:
+    """Mean kernel over optimizers and pairs of the four anchors, one value a seed."""
+    labels = torch.tensor([label for _, label, _ in neighbours.SPOTS])
+    alike = labels[:, None] == labels
+    other = ~torch.eye(4, dtype=torch.bool)
+    values = (
+        between.diagonal(dim1=-2, dim2=-1).mean((0, 2)),
+        between[..., alike & other].mean((0, 2)),
+        between[..., ~alike].mean((0, 2)),
+    )
+    names = (c.name for c in claim("E10").criteria)
+    return {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
+
+
+def _near_ends(result: Result) -> Numbers:
+    """The same over all pairs that are near in the plane."""
+    near = result.distance <= NEAR
+    itself = result.between[:, :, -1].diagonal(dim1=-2, dim2=-1).mean((0, 2))
+    same, cross = (
+        values[:, :, -1][..., near].nanmean((0, 2)) for values in (result.same, result.cross)
+    )
+    names = (c.name for c in claim("E10").criteria)
+    return {n: over_seeds(v) for n, v in zip(names, (itself, same, cross), strict=True)}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {
+        "regions": draw_regions(result),
+        "curves": draw_curves(result),
+        "distance": draw_distance(result),
+    }
 
 
 # ---- pictures -------------------------------------------------------------------------------

@@ -5,14 +5,18 @@ integral, and the formula stays exact step by step.  Three schedules with the sa
 rates are compared.  Source: arXiv 2603.13872, Corollary A.1, eq. (30).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
+from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
+from pkbook.experiments.claims import claim
+from pkbook.experiments.results import Numbers, over_seeds
 from pkbook.interpolation import Interpolation
 from pkbook.plots import figure, style
 from pkbook.trajectory import Trajectory, batches
@@ -29,6 +33,7 @@ class Config:
     points: int = 12
     width: int = 16
     queries: tuple[float, ...] = (-0.6, 0.1, 0.4, 0.9)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     @classmethod
     def quick(cls) -> "Config":
@@ -48,6 +53,8 @@ class Result:
     rates: dict[str, Tensor]
     """:math:`\\eta_k`, ``[K]``."""
     told: dict[str, Interpolation]
+    others: tuple["Result", ...] = ()
+    """The same from further seeds."""
 
     @property
     def completeness(self) -> dict[str, float]:
@@ -80,10 +87,10 @@ def schedule(name: str, optimizer: torch.optim.SGD, config: Config) -> LRSchedul
     return None
 
 
-def train(config: Config, name: str) -> tuple[Trajectory, Tensor]:
+def train(config: Config, name: str, seed: int = 0) -> tuple[Trajectory, Tensor]:
     """Gradient descent under one schedule; returns the run and its learning rates ``[K]``."""
     x, y = data.sine(config.points, interval=(-1, 1), frequency=2.0, dtype=torch.float64)
-    net = models.mlp(1, config.width, 1, activation="tanh", seed=0).double()
+    net = models.mlp(1, config.width, 1, activation="tanh", seed=seed).double()
     optimizer = torch.optim.SGD(net.parameters(), lr=config.mean_rate)
     pace = schedule(name, optimizer, config)
     recorded = Trajectory(net, losses.squared, optimizer, (x, y))
@@ -96,14 +103,42 @@ def train(config: Config, name: str) -> tuple[Trajectory, Tensor]:
     return recorded, torch.tensor(rates, dtype=torch.float64)
 
 
-def run(config: Config) -> Result:
-    """Train under each schedule and take the same predictions apart."""
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train under each schedule and take the same predictions apart; on the CPU, in seconds."""
+    first, *others = (
+        _run(config, seed) for seed in tqdm(config.seeds, disable=not progress, desc="seeds")
+    )
+    return replace(first, others=tuple(others))
+
+
+def _run(config: Config, seed: int) -> Result:
     queries = torch.tensor(config.queries, dtype=torch.float64)[:, None]
     rates, told = {}, {}
     for name in SCHEDULES:
-        recorded, rates[name] = train(config, name)
+        recorded, rates[name] = train(config, name, seed)
         told[name] = recorded.interpolate(queries, nodes=2)
     return Result(rates, told)
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """T11's numbers, one a seed."""
+    every = (result, *result.others)
+    gaps = [max(one.completeness.values()) for one in every]
+    halves = ([one.first_half(name) for one in every] for name in SCHEDULES)
+    names = (c.name for c in claim("T11").criteria)
+    numbers = {n: over_seeds(v) for n, v in zip(names, (gaps, *halves), strict=True)}
+    return {"T11": {"tanh MLP, float64": numbers}}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {"schedules": draw(result)}
 
 
 @style()

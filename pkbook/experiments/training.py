@@ -1,0 +1,122 @@
+"""Training for experiments: the same batches every time, interrupted and taken up at will."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pkbook.checks import batch_loss, require_whole
+from pkbook.randomness import seeded
+from pkbook.recording import batches
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    data: tuple[Tensor, Tensor],
+    *,
+    epochs: Sequence[int],
+    batch: int | None,
+    seed: int,
+    keep: Path | None = None,
+    progress: bool = False,
+) -> Iterator[int]:
+    """Train `model` in place; stop after each of the `epochs` and yield it, 0 for the start.
+
+    Batches and dropout follow from `seed` alone: a whole run and one that was interrupted end
+    with the same parameters to the last bit on one machine. An epoch has ``len(x) // batch``
+    independent batches (all samples at once for None). The model is in train mode while it
+    trains and in eval mode whenever an epoch is yielded.
+
+    `keep` is a folder for the state at each yielded epoch; states found there are loaded instead
+    of trained. FloatingPointError names the epoch where the loss is no longer finite; ValueError
+    for epochs that do not increase from 0 on, and for states of another network.
+    """
+    if not epochs or list(epochs) != sorted(set(epochs)) or epochs[0] < 0:
+        raise ValueError(
+            f"epochs must be increasing whole numbers, got {tuple(epochs)}; write (0, 10, 100)"
+        )
+    x, y = data
+    steps = 1 if batch is None else len(x) // require_whole(batch, "batch")
+    if not steps:
+        raise ValueError(f"batch must be at most the {len(x)} samples, got {batch}")
+    draws = batches(len(x), size=batch, steps=steps * epochs[-1], seed=seed)
+    done = 0
+    with tqdm(total=epochs[-1], disable=not progress, desc="epochs") as bar:
+        for epoch in epochs:
+            state = None if keep is None else keep / f"epoch{epoch}.pt"
+            if state is not None and state.exists():
+                _load(state, model, optimizer)
+                for _ in islice(draws, steps * (epoch - done)):
+                    pass
+            else:
+                model.train()
+                for now in range(done, epoch):
+                    with seeded(seed * 1_000_003 + now, x.device):
+                        _epoch(model, loss, optimizer, x, y, islice(draws, steps), now + 1)
+                    bar.update()
+                if state is not None:
+                    _save(state, model, optimizer)
+            done = epoch
+            bar.n = epoch
+            model.eval()
+            yield epoch
+
+
+def remembered(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `make` returns; kept in a file and read from there the next time.
+
+    For parts of an experiment that are short enough to be done again when interrupted. Without a
+    path nothing is kept.
+    """
+    if path is None:
+        return make()
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    found = make()
+    _write(path, found)
+    return found
+
+
+def _epoch(model, loss, optimizer, x, y, draws, number: int) -> None:
+    total = torch.zeros((), device=x.device)
+    for chosen in draws:
+        chosen = chosen.to(x.device)
+        optimizer.zero_grad()
+        value = batch_loss(loss, model(x[chosen]), y[chosen])
+        value.backward()
+        optimizer.step()
+        total += value.detach()
+    if not torch.isfinite(total):  # asked once an epoch: each answer waits for the device
+        raise FloatingPointError(
+            f"the loss is no longer finite in epoch {number}; take a smaller learning rate"
+        )
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    _write(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+def _write(path: Path, state: dict) -> None:
+    """Through a second file, so that no half one is ever read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    torch.save(state, half)
+    half.replace(path)
+
+
+def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    where = next(model.parameters()).device
+    state = torch.load(path, map_location=where, weights_only=True)
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{path} holds the state of another network or optimizer: {error}; "
+            "give this run a folder of its own"
+        ) from error

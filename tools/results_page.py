@@ -1,0 +1,127 @@
+"""The results page: every claim of the paper with what the executed chapters found.
+
+Findings are taken from the outputs of the executed notebooks (quick preset) and from the JSON
+files in ``results/`` (full preset). A claim whose chapter shows no finding fails the build.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+
+from pkbook.experiments.claims import CLAIMS
+from pkbook.experiments.results import MIME, Claim, Finding, Measured, from_json
+
+MARKER = "<!-- results -->"
+VERDICTS = ("reproduced", "reproduced under a condition", "not reproduced")
+
+
+class ResultsMissing(RuntimeError):
+    """Claims without a finding, or two findings for one claim; the text says which."""
+
+
+def findings_in(notebook: nbformat.NotebookNode) -> list[dict]:
+    """The JSON of every finding that an executed notebook shows."""
+    return [
+        output["data"][MIME]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if MIME in output.get("data", {})
+    ]
+
+
+def collect(pages: dict[str, nbformat.NotebookNode]) -> dict[str, Finding]:
+    """One finding for each claim, from ``{page: executed notebook}``."""
+    found: dict[str, Finding] = {}
+    wrong = []
+    for page, notebook in pages.items():
+        for told in findings_in(notebook):
+            claim = CLAIMS[told["id"]]
+            if claim.chapter != Path(page).name:
+                wrong.append(f"{claim.id} belongs to {claim.chapter}, {page} shows it")
+            elif claim.id in found:
+                wrong.append(f"{claim.id} is shown twice in {page}")
+            found[claim.id] = from_json(told, claim)
+    wrong += [f"{c.id}: {c.chapter} shows no finding" for c in CLAIMS.values() if c.id not in found]
+    if wrong:
+        raise ResultsMissing("; ".join(wrong))
+    return found
+
+
+def full_findings(folder: Path) -> dict[str, Finding]:
+    """Findings of the full preset that are shipped with the book."""
+    found = {}
+    for path in sorted(folder.glob("*-full.json")):
+        told = json.loads(path.read_text(encoding="utf8"))
+        found[told["id"]] = from_json(told, CLAIMS[told["id"]])
+    return found
+
+
+def page(text: str, quick: dict[str, Finding], full: dict[str, Finding]) -> str:
+    """The page's source with the results in place of the marker."""
+    if text.count(MARKER) != 1:
+        raise ResultsMissing(f"results.md must hold the line {MARKER} once")
+    rows = [_row(claim, quick[claim.id], full.get(claim.id)) for claim in CLAIMS.values()]
+    return text.replace(MARKER, "\n\n".join([_summary(quick), *rows]))
+
+
+def _summary(found: dict[str, Finding]) -> str:
+    counts = Counter(finding.verdict for finding in found.values())
+    lines = []
+    for verdict in VERDICTS:
+        rows = [id for id, finding in found.items() if finding.verdict == verdict]
+        links = ", ".join(f"[{id}](#result-{id.lower()})" for id in rows)
+        lines.append(f"* **{counts[verdict]} {verdict}**" + (f": {links}" if links else ""))
+    return "\n".join(lines)
+
+
+def _row(claim: Claim, quick: Finding, full: Finding | None) -> str:
+    parts = [
+        f"(result-{claim.id.lower()})=\n## {claim.id}: {claim.title}",
+        f"**{quick.verdict.capitalize()}.** {claim.says} ({claim.paper}; "
+        f"[chapter]({claim.chapter}.ipynb))",
+    ]
+    if quick.reason:
+        parts.append(f"{quick.reason[0].upper()}{quick.reason[1:]}.")
+    parts += [_numbers(claim, setting, quick, full) for setting in quick.settings]
+    if full is not None:
+        parts.append(_provenance(full))
+    return "\n\n".join(parts)
+
+
+def _numbers(claim: Claim, setting: str, quick: Finding, full: Finding | None) -> str:
+    """The numbers of one setting; the full preset's beside them where it has this setting."""
+    more = None if full is None else full.settings.get(setting)
+    lines = [f"{setting[0].upper()}{setting[1:]}:", ""]
+    for criterion in claim.criteria:
+        line = f"* {criterion.name}: **{_told(quick.settings[setting][criterion.name])}**"
+        if more is not None:
+            line += f"; full preset **{_told(more[criterion.name])}**"
+        lines.append(f"{line}; {criterion.threshold}")
+    return "\n".join(lines)
+
+
+def _told(number: Measured) -> str:
+    return str(number) if number.low == number.high else f"{number}, {number.meaning}"
+
+
+def _provenance(full: Finding) -> str:
+    text = f"Full preset: {full.verdict}"
+    if full.reason:
+        text += f"; {full.reason}"
+    if full.seconds is not None:
+        text += f". It took {full.seconds / 60:.0f} minutes"
+    return f"{text}.\n\n```text\n{full.made_by}\n```"
+
+
+def write(stage: Path, pages: dict[str, nbformat.NotebookNode], results: Path) -> None:
+    """Fill in the staged results page; nothing to do for a book without one."""
+    path = stage / "book" / "results.md"
+    if not path.exists():
+        return
+    text = page(path.read_text(encoding="utf8"), collect(pages), full_findings(results))
+    path.write_text(text, encoding="utf8")
