@@ -1,13 +1,15 @@
-"""The networks of the paper's Sections 5 and 6, plain ``torch.nn.Sequential`` with named layers."""
+"""The networks of the paper's Sections 3.4, 5 and 6, plain ``Sequential`` with named layers."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pkbook.checks import is_finite_number
 from pkbook.randomness import seeded
 
 activations: dict[str, Callable[[], nn.Module]] = {
@@ -53,14 +55,7 @@ def mlp(
       (fc2): Linear(in_features=8, out_features=1, bias=True)
     )
     """
-    if len(widths) < 2:
-        raise ValueError(
-            f"widths: expected at least two, inputs and outputs, came {widths}; write mlp(2, 64, 1)"
-        )
-    for width in widths:
-        _check_count("widths", width, "mlp(2, 64, 1)")
-    if not isinstance(bias, bool):
-        raise TypeError(f"bias: expected True or False, came {bias!r}; write bias=True")
+    _check_widths(widths, bias, "mlp(2, 64, 1)")
     activate = _named("activation", activation, activations)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with _initialised(seed):
@@ -69,6 +64,88 @@ def mlp(
             layers[f"act{i}"] = activate()
         layers.popitem()  # the last layer has no activation
         return nn.Sequential(layers)
+
+
+def ntk_mlp(
+    *widths: int,
+    activation: str = "tanh",
+    scale: float = 1.0,
+    bias: bool = True,
+    seed: int | None = None,
+) -> nn.Sequential:
+    r"""A fully connected network in NTK scaling: roots of the widths outside the weights.
+
+    With one hidden layer of width :math:`m`, the network of Remark 3.9 of arXiv 2603.13872 is
+
+    .. math::
+
+        f(x) = \frac{\alpha}{\sqrt m} \sum_{j=1}^m a_j\,
+        \sigma\Big(\frac{\langle w_j, x\rangle}{\sqrt d} + b_j\Big),
+        \qquad a_j, w_j, b_j \sim N(0, 1),
+
+    for :math:`d` inputs. Further layers are built alike: what goes into a layer is divided by the
+    root of its width, and the last layer has no :math:`b`. As the widths grow, the gradient kernel
+    has a limit and training moves it less and less (Jacot, Gabriel and Hongler 2018). A large
+    output scale :math:`\alpha` does the same at any width, at the rate :math:`\eta/\alpha^2`
+    (Chizat, Oyallon and Bach 2019). Layers: scale1, fc1, act1, scale2, fc2, ...
+    Input [n, widths[0]], output [n, widths[-1]].
+
+    Args:
+        widths: at least two whole numbers, from inputs to outputs.
+        activation: "relu", "tanh", "gelu", "softplus" or "silu".
+        scale: the output scale :math:`\alpha`, positive.
+        bias: whether the hidden layers have :math:`b`. Without it a tanh network is odd.
+        seed: as for ``mlp``.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: fewer than two widths, a width below 1, an unknown activation, a scale that is
+            not positive.
+
+    >>> ntk_mlp(1, 16, 1, scale=2.0, seed=0)
+    Sequential(
+      (scale1): Scale(1)
+      (fc1): Linear(in_features=1, out_features=16, bias=True)
+      (act1): Tanh()
+      (scale2): Scale(0.5)
+      (fc2): Linear(in_features=16, out_features=1, bias=False)
+    )
+    """
+    _check_widths(widths, bias, "ntk_mlp(1, 256, 1)")
+    activate = _named("activation", activation, activations)
+    if not is_finite_number(scale):
+        raise TypeError(f"scale: expected a finite number, came {scale!r}; write scale=1.0")
+    if scale <= 0:
+        raise ValueError(f"scale: expected a positive number, came {scale}; write scale=1.0")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    with _initialised(seed):
+        for i, (inputs, outputs) in enumerate(pairwise(widths), start=1):
+            last = i == len(widths) - 1
+            layers[f"scale{i}"] = Scale((scale if last else 1.0) / math.sqrt(inputs))
+            layers[f"fc{i}"] = linear = nn.Linear(inputs, outputs, bias=bias and not last)
+            for p in linear.parameters():
+                nn.init.normal_(p)
+            if not last:
+                layers[f"act{i}"] = activate()
+        return nn.Sequential(layers)
+
+
+class Scale(nn.Module):
+    """Multiplies by a number.
+
+    >>> Scale(0.5)(torch.tensor([4.0]))
+    tensor([2.])
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+    def extra_repr(self) -> str:
+        return f"{self.factor:g}"
 
 
 def mnist_cnn(
@@ -269,6 +346,17 @@ def _named(argument: str, name: object, known: dict[str, Callable]) -> Callable:
             f'write {argument}="{next(iter(known))}", or build your own nn.Module, which works too'
         )
     return known[name]
+
+
+def _check_widths(widths: tuple, bias: object, example: str) -> None:
+    if len(widths) < 2:
+        raise ValueError(
+            f"widths: expected at least two, inputs and outputs, came {widths}; write {example}"
+        )
+    for width in widths:
+        _check_count("widths", width, example)
+    if not isinstance(bias, bool):
+        raise TypeError(f"bias: expected True or False, came {bias!r}; write bias=True")
 
 
 def _check_count(argument: str, value: object, example: str) -> None:

@@ -6,10 +6,12 @@ from oracles import kernel
 from torch import nn
 
 from pkbook import gradient_kernel
-from pkbook.models import activations, cifar_cnn, mlp, mnist_cnn, vit
+from pkbook.models import activations, cifar_cnn, mlp, mnist_cnn, ntk_mlp, vit
+from pkbook.tangent import plan, trainable
 
 BUILDERS = {
     "mlp": lambda **options: mlp(3, 5, 2, **options),
+    "ntk": lambda **options: ntk_mlp(3, 5, 2, **options),
     "mnist": lambda **options: mnist_cnn(**options),
     "cifar": lambda **options: cifar_cnn(**options),
     "vit": lambda **options: vit(**options),
@@ -121,7 +123,77 @@ def test_kernel_of_vit_is_that_of_naive_autograd(reduce):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_ntk_mlp_is_its_formula(bias):
+    """Neuron by neuron: alpha / sqrt(m) * sum_j a_j sigma(<w_j, x> / sqrt(d) + b_j)."""
+    model = ntk_mlp(3, 5, 1, activation="softplus", scale=4.0, bias=bias, seed=0).double()
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (w, a), b = (model.fc1.weight, model.fc2.weight[0]), model.fc1.bias if bias else [0.0] * 5
+    for row, f in zip(x, model(x), strict=True):
+        total = sum(a[j] * nn.functional.softplus(w[j] @ row / 3**0.5 + b[j]) for j in range(5))
+        torch.testing.assert_close(f[0], 4 / 5**0.5 * total)
+    assert model.fc2.bias is None
+
+
+def test_ntk_mlp_of_two_hidden_layers_is_its_formula():
+    model = ntk_mlp(2, 4, 3, 2, activation="silu", scale=0.5, seed=1).double()
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first = nn.functional.silu(x @ model.fc1.weight.T / 2**0.5 + model.fc1.bias)
+    second = nn.functional.silu(first @ model.fc2.weight.T / 4**0.5 + model.fc2.bias)
+    torch.testing.assert_close(model(x), 0.5 * second @ model.fc3.weight.T / 3**0.5)
+
+
+def test_ntk_mlp_parameters_are_standard_normal():
+    """Mean and mean square of twice 90,000 numbers; each bound is five standard errors."""
+    model = ntk_mlp(300, 300, 300, seed=0)
+    for p in (model.fc1.weight, model.fc2.weight):
+        assert p.mean().abs() < 5 / 300
+        assert (p.square().mean() - 1).abs() < 5 * 2**0.5 / 300
+    assert model.fc1.bias.std() > 0.8
+
+
+def test_ntk_mlp_without_bias_is_odd():
+    model = ntk_mlp(1, 7, 7, 1, bias=False, seed=0).double()
+    x = torch.linspace(0.1, 3, 9, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(model(-x), -model(x), rtol=0, atol=1e-14)
+    assert (model(x).abs() > 1e-3).any()
+
+
+def test_the_kernel_of_an_ntk_mlp_keeps_its_size_as_the_width_grows():
+    """Its mean over inputs is that of the limit, which a wide network must hit within noise."""
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    narrow, wide = (
+        torch.stack([
+            gradient_kernel(ntk_mlp(1, m, 1, seed=s).double(), x) for s in range(20)
+        ]).mean((1, 2))
+        for m in (100, 1600)
+    )  # fmt: skip
+    error = (narrow.var() / 20 + wide.var() / 20).sqrt()
+    assert (narrow.mean() - wide.mean()).abs() < 4 * error
+    assert wide.std() < narrow.std() / 2  # a quarter, as 1 / sqrt(width)
+    plain = [gradient_kernel(mlp(1, m, 1, activation="tanh", seed=0), x.float()).mean()
+             for m in (100, 1600)]  # fmt: skip
+    assert plain[1] > 4 * plain[0]  # torch's own scaling: the kernel grows like the width
+
+
+@pytest.mark.parametrize("widths", [(1, 6, 1), (3, 4, 5, 2)])
+def test_the_kernel_of_an_ntk_mlp_takes_the_fast_path_and_is_right(widths):
+    model = ntk_mlp(*widths, scale=3.0, seed=0).double()
+    x = torch.randn(4, widths[0], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert plan(model, x, trainable(model)).covered == set(trainable(model))
+    rows = []
+    for f in model(x).flatten():
+        gradients = torch.autograd.grad(f, list(model.parameters()), retain_graph=True)
+        rows.append(torch.cat([g.flatten() for g in gradients]))
+    c = widths[-1]
+    naive = (torch.stack(rows) @ torch.stack(rows).T).reshape(4, c, 4, c).transpose(1, 2)
+    torch.testing.assert_close(gradient_kernel(model, x, reduce="full"), naive)
+
+
 def test_layers_are_named_in_order():
+    assert [name for name, _ in ntk_mlp(1, 2, 2, 1).named_children()] == [
+        "scale1", "fc1", "act1", "scale2", "fc2", "act2", "scale3", "fc3",
+    ]  # fmt: skip
     assert [name for name, _ in vit(seed=0).named_children()] == [
         "patches",
         "places",
@@ -254,6 +326,14 @@ REFUSED = [
     (lambda: mlp(2, 1, activation=nn.ReLU), ValueError, ["activation", "nn.Module"]),
     (lambda: mlp(2, 1, seed=True), TypeError, ["seed", "True", "seed=0"]),
     (lambda: mlp(2, 1, seed=-1), ValueError, ["seed", "-1", "seed=0"]),
+    (lambda: ntk_mlp(3), ValueError, ["widths", "at least two", "ntk_mlp(1, 256, 1)"]),
+    (lambda: ntk_mlp(1, 0, 1), ValueError, ["widths", "at least 1", "came 0"]),
+    (lambda: ntk_mlp(1, 8, 1, bias="no"), TypeError, ["bias", "'no'"]),
+    (lambda: ntk_mlp(1, 8, 1, activation="erf"), ValueError, ["activation", "'erf'"]),
+    (lambda: ntk_mlp(1, 8, 1, scale=0), ValueError, ["scale", "positive", "scale=1.0"]),
+    (lambda: ntk_mlp(1, 8, 1, scale=float("inf")), TypeError, ["scale", "finite", "inf"]),
+    (lambda: ntk_mlp(1, 8, 1, scale=True), TypeError, ["scale", "True"]),
+    (lambda: ntk_mlp(1, 8, 1, seed=0.5), TypeError, ["seed", "0.5"]),
     (lambda: mnist_cnn(pool="mean"), ValueError, ["pool", "max, average", "'mean'"]),
     (lambda: mnist_cnn(dropout=1.0), ValueError, ["dropout", "1.0", "dropout=0.3"]),
     (lambda: mnist_cnn(dropout=float("nan")), ValueError, ["dropout", "nan"]),
