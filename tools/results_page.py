@@ -1,7 +1,8 @@
 """The results page: every claim of the paper with what the executed chapters found.
 
 Findings are taken from the outputs of the executed notebooks (quick preset) and from the JSON
-files in ``results/`` (full preset). A claim whose chapter shows no finding fails the build.
+files in ``results/`` (full preset). A claim whose chapter shows no finding fails the build; one
+whose chapter is not in the book is listed as not measured.
 """
 
 from __future__ import annotations
@@ -46,7 +47,12 @@ def collect(pages: dict[str, nbformat.NotebookNode]) -> dict[str, Finding]:
             elif claim.id in found:
                 wrong.append(f"{claim.id} is shown twice in {page}")
             found[claim.id] = from_json(told, claim)
-    wrong += [f"{c.id}: {c.chapter} shows no finding" for c in CLAIMS.values() if c.id not in found]
+    chapters = {Path(page).name for page in pages}
+    wrong += [
+        f"{claim.id}: {claim.chapter} shows no finding"
+        for claim in CLAIMS.values()
+        if claim.chapter in chapters and claim.id not in found
+    ]
     if wrong:
         raise ResultsMissing("; ".join(wrong))
     return found
@@ -65,7 +71,7 @@ def page(text: str, quick: dict[str, Finding], full: dict[str, Finding]) -> str:
     """The page's source with the results in place of the marker."""
     if text.count(MARKER) != 1:
         raise ResultsMissing(f"results.md must hold the line {MARKER} once")
-    rows = [_row(claim, quick[claim.id], full.get(claim.id)) for claim in CLAIMS.values()]
+    rows = [_row(claim, quick.get(claim.id), full.get(claim.id)) for claim in CLAIMS.values()]
     return text.replace(MARKER, "\n\n".join([_summary(quick), *rows]))
 
 
@@ -73,15 +79,24 @@ def _summary(found: dict[str, Finding]) -> str:
     counts = Counter(finding.verdict for finding in found.values())
     lines = []
     for verdict in VERDICTS:
-        rows = [id for id, finding in found.items() if finding.verdict == verdict]
-        links = ", ".join(f"[{id}](#result-{id.lower()})" for id in rows)
-        lines.append(f"* **{counts[verdict]} {verdict}**" + (f": {links}" if links else ""))
+        rows = [c for c in CLAIMS if c in found and found[c].verdict == verdict]
+        lines.append(f"* **{counts[verdict]} {verdict}**" + _links(rows))
+    if missing := [c for c in CLAIMS if c not in found]:
+        lines.append(f"* **{len(missing)} not measured yet**" + _links(missing))
     return "\n".join(lines)
 
 
-def _row(claim: Claim, quick: Finding, full: Finding | None) -> str:
+def _links(ids: list[str]) -> str:
+    links = ", ".join(f"[{id}](#result-{id.lower()})" for id in ids)
+    return f": {links}" if links else ""
+
+
+def _row(claim: Claim, quick: Finding | None, full: Finding | None) -> str:
+    heading = f"(result-{claim.id.lower()})=\n## {claim.id}: {claim.title}"
+    if quick is None:
+        return f"{heading}\n\n**Not measured yet.** {claim.says} ({claim.paper})"
     parts = [
-        f"(result-{claim.id.lower()})=\n## {claim.id}: {claim.title}",
+        heading,
         f"**{quick.verdict.capitalize()}.** {claim.says} ({claim.paper}; "
         f"[chapter]({claim.chapter}.ipynb))",
     ]

@@ -1,0 +1,82 @@
+"""The results page holds every claim, and cannot be made from chapters that hide one."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pkbook.experiments.claims import CLAIMS
+from pkbook.experiments.results import MIME, Finding, over_seeds
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import results_page  # noqa: E402
+
+
+def found(id, value=1.0, preset="quick"):
+    claim = CLAIMS[id]
+    numbers = {c.name: over_seeds([value, value + 0.02]) for c in claim.criteria}
+    return Finding(claim, {"the paper's setting": numbers}, preset, 120.0, "a command")
+
+
+def notebook(*findings):
+    cells = []
+    for finding in findings:
+        cell = nbformat.v4.new_code_cell("show")
+        data = {MIME: finding.to_json(), "text/plain": "finding"}
+        cell.outputs = [nbformat.v4.new_output("execute_result", data=data)]
+        cells.append(cell)
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_every_claim_has_its_row_and_its_verdict(tmp_path):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "book" / "results.md"
+    path.write_text(f"# Results\n\n{results_page.MARKER}\n")
+    found("E9", 0.99, "full").save(tmp_path / "results" / "E9-full.json")
+    pages = {"book/optimizers": notebook(found("E9", 0.5), found("E10", 0.95))}
+    results_page.write(tmp_path, pages, tmp_path / "results")
+    text = path.read_text()
+    assert results_page.MARKER not in text
+    assert re.findall(r"^## (\w+):", text, re.M) == list(CLAIMS)
+    assert "**2 not reproduced**: [E9](#result-e9), [E10](#result-e10)" in text
+    e9 = text.split("## E9:")[1].split("## E10:")[0]
+    assert "\n\n**Not reproduced.** Whatever the optimizer" in e9
+    assert "SGD 0.510 (0.500 to 0.520) instead of at least 0.9" in e9
+    assert "full preset **1 (0.990 to 1.010), lowest to highest of 2 seeds**" in e9
+    assert "2 minutes" in e9
+    assert "\n\n**Not measured yet.**" in text.split("## E8:")[1].split("##")[0]
+
+
+@pytest.mark.parametrize(
+    ("pages", "words"),
+    [
+        ({"book/optimizers": notebook(found("E9"))}, "E10: optimizers shows no finding"),
+        (
+            {"book/optimizers": notebook(found("E9"), found("E9"), found("E10"))},
+            "E9 is shown twice",
+        ),
+        ({"book/adam": notebook(found("T6"), found("T3"))}, "T3 belongs to stochastic_sgd"),
+    ],
+)
+def test_chapters_that_hide_or_repeat_a_claim_fail(pages, words):
+    with pytest.raises(results_page.ResultsMissing, match=words):
+        results_page.collect(pages)
+
+
+def test_a_page_without_its_marker_fails():
+    with pytest.raises(results_page.ResultsMissing, match="once"):
+        results_page.page("# Results", {}, {})
+
+
+def test_shipped_full_results_are_of_todays_claims():
+    for path in (ROOT / "results").glob("*-full.json"):
+        told = json.loads(path.read_text())
+        assert path.name == f"{told['id']}-full.json"
+        assert told["made_by"]
+    results_page.full_findings(ROOT / "results")
