@@ -128,14 +128,14 @@ def test_runs_that_leave_the_picture_are_counted():
 
 
 def test_curves_and_bars_are_the_runs(found):
-    left, right = module.draw(found).axes
-    lines = [line.get_ydata() for line in left.lines]
+    above, below = module.draw(found).axes
+    lines = [line.get_xdata() for line in above.lines]
     paths = [path for values in found.pairs.values() for path in values.T]
     for drawn, path in zip(lines, paths, strict=True):
         assert drawn == pytest.approx(path.numpy())
-    heights = [line.get_ydata()[0] for line in right.lines]
-    assert heights == pytest.approx(list(found.mean.values()))
-    for patch, ends in zip(right.patches, found.ends.values(), strict=True):
+    places = [line.get_xdata()[0] for line in below.lines]
+    assert places == pytest.approx(list(found.mean.values()))
+    for patch, ends in zip(below.patches, found.ends.values(), strict=True):
         values, edges, _ = patch.get_data()
         for share, low, high in zip(values, edges[:-1], edges[1:], strict=True):
             inside = ((ends >= low) & (ends < high)).double().mean().item()

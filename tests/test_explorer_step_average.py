@@ -112,17 +112,18 @@ def test_the_global_state_is_left_alone_and_frames_repeat():
 
 @pytest.mark.parametrize("nodes", NODES)
 def test_drawing_and_words_state_the_gap(found, nodes):
-    left, right = module.draw(found, nodes).axes
-    curve, taken, dots = left.lines[1:]
+    above, below = module.draw(found, nodes).axes
+    curve, taken, dots = above.lines[1:]
     assert curve.get_ydata() == pytest.approx(found.speed.numpy())
     assert dots.get_ydata() == pytest.approx(found.seen[nodes][1].numpy())
     for place, value in zip(*found.seen[nodes], strict=True):  # the rule's curve passes its dots
         assert abs(taken.get_ydata() - value.item()).min() < 0.1 * abs(found.speed).max()
         assert 0 <= place <= 1
-    bars = [bar.get_height() for bar in right.patches]
+    bars = [bar.get_height() for bar in below.patches]
     assert bars == pytest.approx([max(gap, 1e-16) for gap in found.gaps.values()])
-    assert [bar.get_hatch() is not None for bar in right.patches] == [n == nodes for n in NODES]
-    said = [float(n) for n in re.findall(r"\d\.\de[+-]\d+", module.words(found, nodes))]
+    assert [bar.get_hatch() is not None for bar in below.patches] == [n == nodes for n in NODES]
+    parts = re.findall(r"leaves out ([\d.]+)(e[+-]\d+|%)", module.words(found, nodes))
+    said = [float(n) / 100 if unit == "%" else float(n + unit) for n, unit in parts]
     wanted = [found.gaps[nodes]] if nodes == 0 else [found.gaps[nodes], found.gaps[0]]
     assert said == pytest.approx([gap for gap in wanted if gap > 1e-16], rel=0.051)
 

@@ -1,7 +1,7 @@
 r"""Turn learning rate and batch size, and see where SGD and its diffusion end.
 
-A line is fitted to eight points.  On the left two pairs of paths, each pair driven by the same
-random numbers; on the right where a thousand runs of either process end.  Paths differ,
+A line is fitted to eight points.  Above two pairs of paths, each pair driven by the same random
+numbers; below where a thousand runs of either process end.  Paths differ,
 expectations of smooth functions nearly agree: Definition 3.1 and Lemma 3.1, eq. (6) to (8), of
 arXiv 2603.13872.  All predictions are shown less that of the gradient flow, the path without noise.
 """
@@ -108,19 +108,20 @@ def study(rate: float, batch: int, *, paths: int = PATHS, seed: int = 0) -> Stud
 
 @style()
 def draw(found: Study) -> Figure:
-    """Left a few pairs of paths, right where all runs end, on one vertical axis."""
-    fig, (left, right) = figure(1, 2, width=7.5, height=3.9, sharey=True)
+    """Above a few pairs of paths, time running down; below where all runs end."""
+    fig, (above, below) = figure(2, 1, width=4.5, height=6.2, sharex=True)
     for name, (colour, line) in LINES.items():
         for path, width in zip(found.pairs[name].T, (2.2, 1.0), strict=False):
             label = name if width > 2 else None
-            left.plot(found.times, path, line, color=colour, linewidth=width, label=label)
-        _histogram(right, found.ends[name], colour, line)
-        right.axhline(found.mean[name], color=colour, linestyle=line, linewidth=2.6)
-    left.set(xlabel="time $t$", ylabel="prediction − flow", title="two pairs, same random numbers")
-    left.set(ylim=(-WINDOW, WINDOW), yticks=(-1, 0, 1), xlim=(0, TIME), xticks=(0, TIME))
-    right.set(title="where all runs end; lines: means", xticks=(), xlabel="share of runs")
-    right.set_xlim(left=0)
-    fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+            above.plot(path, found.times, line, color=colour, linewidth=width, label=label)
+        _histogram(below, found.ends[name], colour, line)
+        below.axvline(found.mean[name], color=colour, linestyle=line, linewidth=2.6)
+    above.set(ylabel="time $t$, downwards", ylim=(TIME, 0), yticks=(0, TIME))
+    above.set(title="two pairs, same random numbers", xlim=(-WINDOW, WINDOW), xticks=(-1, 0, 1))
+    below.set(title="where all runs end; lines: means", yticks=(), ylabel="share of runs")
+    below.set(xlabel="prediction − flow")
+    below.set_ylim(bottom=0)
+    fig.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return fig
 
 
@@ -129,7 +130,7 @@ def _histogram(ax: Axes, ends: Tensor, colour: str, line: str) -> None:
     share = torch.histogram(ends, edges).hist / len(ends)
     solid = line == "-"
     look = {"fill": solid, "alpha": 0.4 if solid else 1.0, "linestyle": line, "linewidth": 1.4}
-    ax.stairs(share, edges, orientation="horizontal", color=colour, **look)
+    ax.stairs(share, edges, color=colour, **look)
 
 
 def words(found: Study) -> str:

@@ -1,9 +1,9 @@
 r"""Turn optimizer, learning rate and nodes, and see what the exact formula still misses.
 
 A step moves the prediction by :math:`\langle\bar\varphi_k(x),\Delta_k\rangle`, the average of
-:math:`\langle\nabla f(x,\theta_k+\tau\Delta_k),\Delta_k\rangle` over :math:`\tau\in[0,1]`.  On the
-left this rate of change within one step, and what a rule with few nodes takes it for; on the right
-how much of the whole change of the prediction each rule leaves out.
+:math:`\langle\nabla f(x,\theta_k+\tau\Delta_k),\Delta_k\rangle` over :math:`\tau\in[0,1]`.  Above
+this rate of change within one step, and what a rule with few nodes takes it for; below how much of
+the whole change of the prediction each rule leaves out.
 """
 
 from dataclasses import dataclass, field
@@ -118,10 +118,10 @@ def speeds(net: nn.Module, points: list, step: int, query: Tensor, tau: Tensor) 
 
 @style()
 def draw(found: Study, nodes: int) -> Figure:
-    """Left one step and what the rule takes it for, right the gap of all rules."""
-    fig, (left, right) = figure(1, 2, width=7.5, height=3.9)
-    _one_step(left, found, nodes)
-    _all_gaps(right, found, nodes)
+    """Above one step and what the rule takes it for, below the gap of all rules."""
+    fig, (above, below) = figure(2, 1, width=4.5, height=6.2)
+    _one_step(above, found, nodes)
+    _all_gaps(below, found, nodes)
     return fig
 
 
@@ -136,7 +136,7 @@ def _one_step(ax: Axes, found: Study, nodes: int) -> None:
     ax.set(xlabel=rf"place $\tau$ in step {found.step}", xticks=(0, 1), xlim=(-0.03, 1.03))
     ax.margins(y=0.25)
     ax.yaxis.set_major_locator(MaxNLocator(3))
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=10)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=10)
 
 
 def _all_gaps(ax: Axes, found: Study, nodes: int) -> None:
@@ -146,8 +146,8 @@ def _all_gaps(ax: Axes, found: Study, nodes: int) -> None:
         ax.bar(place, height, 0.6, color=colour, hatch=hatch)
     ax.set(yscale="log", ylim=(FLOOR, 10), yticks=(1e-16, 1e-12, 1e-8, 1e-4, 1))
     ax.minorticks_off()
-    ax.set_xticks(range(len(RULES)), ["left\nend", "1", "2", "3"])
-    ax.set(xlabel="nodes", title="share of the change\nleft out, all steps")
+    ax.set_xticks(range(len(RULES)), ["left end", "1", "2", "3"])
+    ax.set(xlabel="nodes", title="share of the change left out, all steps")
 
 
 # ---- words ----------------------------------------------------------------------------------
@@ -156,12 +156,16 @@ def _all_gaps(ax: Axes, found: Study, nodes: int) -> None:
 def words(found: Study, nodes: int) -> str:
     """What is to be seen, in numbers."""
     gap, end = found.gaps[nodes], found.gaps[0]
-    left_out = f"leaves out {gap:.1e} of it" if gap > FLOOR else "leaves out nothing but rounding"
+    left_out = f"leaves out {_share(gap)} of it" if gap > FLOOR else "leaves out only rounding"
     text = (
         f"{found.optimizer} at rate {found.rate:g}: in {STEPS} steps the prediction at {QUERY:g} "
         f"changes by {found.change:+.3f}. The rule with {RULES[nodes]} {left_out}"
     ).replace("rule with left end", "left end of each step")
-    return f"{text}." if nodes == 0 else f"{text}; the left end leaves out {end:.1e}."
+    return f"{text}." if nodes == 0 else f"{text}; the left end leaves out {_share(end)}."
+
+
+def _share(gap: float) -> str:
+    return f"{100 * gap:.3g}%" if gap > 5e-4 else f"{gap:.1e}"
 
 
 def step_average() -> Explorer:
