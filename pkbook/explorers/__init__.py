@@ -3,7 +3,16 @@
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control, Frame
 from pkbook.explorers.endpoints import endpoints
+from pkbook.explorers.null_space import null_space
 from pkbook.explorers.optimizer_paths import optimizer_paths
 from pkbook.explorers.step_average import step_average
 
-__all__ = ["Control", "Explorer", "Frame", "endpoints", "optimizer_paths", "step_average"]
+__all__ = [
+    "Control",
+    "Explorer",
+    "Frame",
+    "endpoints",
+    "null_space",
+    "optimizer_paths",
+    "step_average",
+]

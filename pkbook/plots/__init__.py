@@ -25,6 +25,7 @@ from pkbook.plots.house import (
     symmetric_norm,
 )
 from pkbook.plots.inline import show, svg
+from pkbook.plots.spectra import eigenfunctions, mode_energy, share_curve
 from pkbook.plots.waterfall import waterfall
 
 __all__ = [
@@ -39,10 +40,13 @@ __all__ = [
     "contribution_bars",
     "decision_region",
     "digit_row",
+    "eigenfunctions",
     "figure",
     "kernel_matrix",
+    "mode_energy",
     "neighbours",
     "rasterise",
+    "share_curve",
     "show",
     "style",
     "svg",
