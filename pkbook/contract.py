@@ -217,7 +217,7 @@ def write_out(one: Factor, other: Factor, reduce: str, weighted: bool) -> Factor
 
 def project(factor: Factor, directions: Tensor) -> Tensor:
     r"""Products with vectors ``[M, *shape]``, :math:`\nabla f_i\,u_m`: ``[M, n, C]``."""
-    u = directions.flatten(1).to(factor.like.dtype)
+    u = directions.reshape(len(directions), -1).to(factor.like.dtype)
     if isinstance(factor, Outer) and factor.positions == 1:
         a = factor.a[:, 0]
         pushed = torch.einsum("ni,moi->mno", a, u.unflatten(1, (-1, a.shape[1])))

@@ -242,7 +242,7 @@ def tangent_features(
     chosen = selection(outputs, x.shape[0], x.device)
     evaluate(model, x[:1], parameters, None if chosen is None else chosen[:1])
     tree = features(model, x, parameters, chosen)
-    return torch.cat([tree[name].flatten(2) for name in parameters], dim=2)
+    return torch.cat([tree[name].reshape(*tree[name].shape[:2], -1) for name in parameters], 2)
 
 
 def _weights(weight: Tree | None, parameters: Tree) -> dict[str, Tensor | float | None]:

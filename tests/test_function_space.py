@@ -7,7 +7,7 @@ import torch
 
 import pkbook as pk
 from pkbook import function_space as fs
-from tests.oracles import kernel as naive
+from oracles import kernel as naive
 
 F64 = torch.float64
 

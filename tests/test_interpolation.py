@@ -6,6 +6,7 @@ import math
 import oracles
 import pytest
 import torch
+from cases import BY_NAME
 from small_problem import problem, smooth
 from torch import nn
 
@@ -321,3 +322,12 @@ def test_each_query_is_refined_by_itself(monkeypatch):
         wanted = together.contributions[:, i : i + 1]
         torch.testing.assert_close(alone.contributions, wanted, rtol=1e-3, atol=1e-6)
         assert (alone.pieces <= together.pieces).all()
+
+
+def test_a_parameter_without_dimensions_is_trained_and_told():
+    scaled = BY_NAME["scale outside a layer"]
+    model, x = scaled.model(), scaled.data(6)
+    run = train(model, (x, torch.zeros(6, 2, dtype=x.dtype)), lr=0.05, size=3, steps=6)
+    told = run.interpolate(scaled.data(2, seed=1), layers=True)
+    assert told.completeness.max() < 1e-9
+    assert told.by_parameter["shift"].abs().max() > 0

@@ -5,6 +5,7 @@ import itertools
 import oracles
 import pytest
 import torch
+from cases import BY_NAME
 from oracles import Tied
 from torch import nn
 
@@ -194,3 +195,10 @@ def test_kernel_of_every_pair_of_models_differs():
     x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     grams = [pk.gradient_kernel(make(), x) for make in (_mlp, _relu, _frozen)]
     assert all(not torch.allclose(a, b) for a, b in itertools.combinations(grams, 2))
+
+
+def test_a_parameter_without_dimensions_is_a_feature_too():
+    scaled = BY_NAME["scale outside a layer"]
+    model, x = scaled.model(), scaled.data(4)
+    found = pk.tangent_features(model, x)
+    torch.testing.assert_close(found, oracles.jacobian(model, x))

@@ -256,6 +256,34 @@ CLAIMS: dict[str, Claim] = {
             "lazy_training",
         ),
         Claim(
+            "T9",
+            "diffusion models correct level by level",
+            "Cor. 4.1",
+            "What a noise prediction owes to training comes from nearby noise levels, because of "
+            "the level's embedding; without it, or with one in disorder, it does not.",
+            "diffusion_models",
+            (
+                Criterion("near levels' share over their usual share, embedding", 1.5),
+                Criterion("the same, embedding in disorder", None, 1.2),
+                Criterion("the same, no embedding", None, 1.2),
+                Criterion("largest relative gap of the formula", None, 1e-3),
+            ),
+            "noise_levels",
+        ),
+        Claim(
+            "T10",
+            "GANs correct by distributions",
+            "Cor. 4.2, Rem. 4.1",
+            "A generated point is its start plus kernel-weighted score differences; in a "
+            "collapsing run the kernel moves all latents together.",
+            "adversarial_models",
+            (
+                Criterion("largest relative gap of the formula, known densities", None, 1e-4),
+                Criterion("coherence of updates, collapsing over healthy", 1.0),
+            ),
+            "mode_collapse",
+        ),
+        Claim(
             "T11",
             "schedules",
             "Cor. A.1",
