@@ -105,9 +105,14 @@ def loop_diffusion(setting: Setting, paths: int, seed: int = 0) -> Callable[[], 
     dt, amplitude = setting.rate / SUBSTEPS, math.sqrt(limit.factor / setting.samples)
     mean = torch.full((setting.samples,), 1 / setting.samples)
 
-    def gradient(net, weights: Tensor) -> list[Tensor]:
-        total = (weights * losses.squared(net(x), y)).sum()
-        return list(torch.autograd.grad(total, list(net.parameters())))
+    def gradients(net, *rows: Tensor) -> list[list[Tensor]]:
+        """One gradient for each row of weights, all from one forward pass."""
+        found, parameters = losses.squared(net(x), y), list(net.parameters())
+        last = len(rows) - 1
+        return [
+            list(torch.autograd.grad(found, parameters, row, retain_graph=i < last))
+            for i, row in enumerate(rows)
+        ]
 
     def looking(net) -> list[Tensor]:
         return list(torch.autograd.grad(net(setting.query).sum(), list(net.parameters())))
@@ -115,19 +120,20 @@ def loop_diffusion(setting: Setting, paths: int, seed: int = 0) -> Callable[[], 
     def one(drawn: list[Tensor], r: int) -> Tensor:
         net = copy.deepcopy(limit.task.model)
         parameters = list(net.parameters())
-        left, phi, integral = gradient(net, mean), looking(net), 0.0
-        for z in (z for parts in drawn for z in parts[:, r]):
-            weights = amplitude * math.sqrt(setting.rate * dt) * (z - z.mean())
-            noise = gradient(net, weights)
+        kicks = [z for parts in drawn for z in parts[:, r]]
+        kicks = [amplitude * math.sqrt(setting.rate * dt) * (z - z.mean()) for z in kicks]
+        (left, noise), phi, integral = gradients(net, mean, kicks[0]), looking(net), 0.0
+        for after in [*kicks[1:], None]:
             with torch.no_grad():
                 start = [p.clone() for p in parameters]
                 _put(parameters, start, [-g * dt - e for g, e in zip(left, noise, strict=True)])
-            ahead = gradient(net, mean)
+            (ahead,) = gradients(net, mean)
             with torch.no_grad():
                 steps = zip(left, ahead, noise, strict=True)
                 _put(parameters, start, [-(g + h) / 2 * dt - e for g, h, e in steps])
             pull = _dot(phi, left)
-            left, phi = gradient(net, mean), looking(net)
+            left, *noises = gradients(net, mean, *([] if after is None else [after]))
+            noise, phi = noises[0] if noises else None, looking(net)
             integral += (pull + _dot(phi, left)) * dt / 2
         return net(setting.query).detach()[0, 0]
 

@@ -359,6 +359,25 @@ def test_weak_error_of_sgd_is_that_of_the_closed_form():
         assert abs(told.error[k, 0] - exact) < 4.5 * told.spread[k, 0] + 0.05 * abs(exact)
 
 
+def test_a_smaller_time_step_takes_the_scheme_s_error_away():
+    """Full batches: no random number is left, and the exact error is known."""
+    task, query = linear_task()
+
+    def make(lr):
+        return dl.Momentum(task, lr, 8, beta=1 - 2 * lr)
+
+    one, _ = dl.discrete_moments(make(0.25), 4).prediction(query)
+    two, _ = dl.diffusion_moments(make(0.25), 4).prediction(query)
+    exact = (one - two)[-1, 0]
+    gaps = []
+    for dt in (None, 0.125, 0.125 / 4):
+        options = {"rates": [0.25], "paths": 2, "replicas": 2, "dt": dt}
+        told = dl.weak_error(make, query, against="diffusion", **options)
+        gaps.append(abs(told.error[0, 0] - exact))
+    assert gaps[0] == gaps[1]  # the default is half the rate
+    assert gaps[2] < gaps[1] / 10
+
+
 def test_weak_order_of_sgd_and_momentum_by_simulation():
     task, query = linear_task()
     for kind in ("SGD", "Momentum"):
@@ -454,6 +473,14 @@ BAD = {
     "rate that does not divide": (
         lambda: _weak([0.3]),
         ValueError, "divide the time",
+    ),
+    "dt above a rate": (
+        lambda: _weak([0.2, 0.1], dt=0.2),
+        ValueError, "at most the learning rate 0.1",
+    ),
+    "dt that does not divide a rate": (
+        lambda: _weak([0.2, 0.1], dt=0.04),
+        ValueError, "dt must divide the learning rate 0.1",
     ),
     "one replica": (
         lambda: _weak([0.1], replicas=1),

@@ -7,12 +7,14 @@ remainder that is measured.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from pkbook.checks import is_finite_number, require_inputs, require_whole
-from pkbook.diffusion_limit.limits import Limit, Local, State, relax
+from pkbook.diffusion_limit.limits import Limit, State
+from pkbook.diffusion_limit.look import Integral, Look, look, look_ahead
 from pkbook.diffusion_limit.noise import draw_batches, draw_with_replacement, noise_weights
 from pkbook.diffusion_limit.paths import Paths, empty_like, require_bounded
 
@@ -69,8 +71,8 @@ def discrete(
             batch = draw_batches(normals, limit.batch_size)
         g = limit.task.batch_gradients(state["theta"], batch)
         if control:
-            met = g - full_gradient(limit, state["theta"])
-            record.meet(state["theta"], -limit.lr * met, steps - k)
+            there = look(limit, state["theta"], x)
+            record.meet(-limit.lr * (g - there.local.gradient), steps - k, there.query)
         state = limit.update(state, g, k)
         require_bounded(state, k + 1, "the discrete run", limit.lr)
         record.keep(k + 1, state)
@@ -111,18 +113,21 @@ def diffusion(
         divide it.
     """
     _check(limit, x, steps, paths, generator)
-    inner = _substeps(limit, dt)
+    inner = substeps(limit.lr, dt)
+    dt = limit.lr / inner
     state = limit.start(paths)
     record = _Record(limit, x, steps, state, snapshots)
-    integral = _Integral(limit, x, state, by_sample)
-    inside = _inner_generator(generator)
+    kicks = _kicks(limit, paths, steps, inner, generator)
+    here = look(limit, state["theta"], x, next(kicks), by_sample)
+    integral = Integral(limit, here, by_sample)
     for k in range(steps):
-        # One normal for each step of the optimizer's noise, split over the substeps.
-        for normals in _split(_normals(limit, paths, generator), inner, inside):
-            theta, phi = state["theta"], integral.left[0]
-            state, noise = _heun(limit, state, normals, integral, limit.lr / inner)
+        for _ in range(inner):
+            old, state = state, _heun(limit, state, here, integral.t, dt)
+            there = look(limit, state["theta"], x, next(kicks, None), by_sample)
+            integral.advance(old, state, here, there, dt)
             if control:
-                record.meet(theta, -noise, steps - k, phi)
+                record.meet(-here.noise, steps - k, here.query)
+            here = there
         require_bounded(state, k + 1, "the diffusion", limit.lr)
         record.keep(k + 1, state, integral.total)
     return record.paths(state, integral.parts)
@@ -143,18 +148,18 @@ def _check(limit: Limit, x: Tensor, steps: int, paths: int, generator: torch.Gen
         )
 
 
-def _substeps(limit: Limit, dt: float | None) -> int:
+def substeps(rate: float, dt: float | None) -> int:
+    """Time steps in one step of the optimizer; ``ValueError`` unless ``dt`` divides the rate."""
     if dt is None:
         return 2
     if not is_finite_number(dt) or dt <= 0:
         raise ValueError(f"dt must be a positive number, got {dt!r}")
-    if dt > limit.lr * (1 + 1e-9):
-        raise ValueError(f"dt must be at most the learning rate {limit.lr:g}, got {dt:g}")
-    inner = round(limit.lr / dt)
-    if not math.isclose(inner * dt, limit.lr, rel_tol=1e-6):
+    if dt > rate * (1 + 1e-9):
+        raise ValueError(f"dt must be at most the learning rate {rate:g}, got {dt:g}")
+    inner = round(rate / dt)
+    if not math.isclose(inner * dt, rate, rel_tol=1e-6):
         raise ValueError(
-            f"dt must divide the learning rate {limit.lr:g}, got {dt:g}; "
-            f"write dt={limit.lr:g} / {inner}"
+            f"dt must divide the learning rate {rate:g}, got {dt:g}; write dt={rate:g} / {inner}"
         )
     return inner
 
@@ -181,84 +186,27 @@ def _split(total: Tensor, parts: int, generator: torch.Generator) -> list[Tensor
     return list(z - z.mean(0) + total / math.sqrt(parts))
 
 
-class _Integral:
-    """The theorem's integral along every path, by the trapezoidal rule."""
-
-    def __init__(self, limit: Limit, x: Tensor, state: State, by_sample: bool) -> None:
-        self.limit, self.x, self.by_sample = limit, x, by_sample
-        theta = state["theta"]
-        self.total = theta.new_zeros(len(theta), len(x))
-        self.parts = theta.new_zeros(limit.task.samples, len(x)) if by_sample else None
-        self.t = 0.0
-        self.memory: Tensor | None = None
-        self.left = self._look(theta)
-        if limit.memory_rate is not None:
-            self.memory = torch.zeros_like(self.left[1])
-
-    def _look(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The query's gradients ``[R, m, P]`` and the loss gradients ``[R, n, P]``, n = 1 or N."""
-        task = self.limit.task
-        if self.by_sample:
-            g = task.sample_gradients(theta) / task.samples
-        else:
-            g = full_gradient(self.limit, theta).unsqueeze(1)
-        return task.query_gradients(theta, self.x), g
-
-    def advance(self, old: State, new: State, dt: float) -> None:
-        """Add the part of one time step."""
-        phi, g = self.left
-        right = self._look(new["theta"])
-        ends = (g, right[1])
-        if self.memory is not None:  # the memory of gradients, without their noise
-            before = self.memory
-            self.memory = relax(before, (g + right[1]) / 2, self.limit.memory_rate, dt)
-            ends = (before, self.memory)
-        scale = self.limit.scale(old, new, self.t + dt / 2)
-        scale = scale.unsqueeze(1) if isinstance(scale, Tensor) else scale
-        part = sum(
-            torch.einsum("rmp,rnp->rnm", f * scale, e) * (dt / 2)
-            for f, e in zip((phi, right[0]), ends, strict=True)
-        )
-        self.total = self.total + part.sum(1)
-        if self.parts is not None:
-            self.parts = self.parts + part.mean(0)
-        self.left, self.t = right, self.t + dt
+def _kicks(
+    limit: Limit, paths: int, steps: int, inner: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """The weights ``[R, N]`` of the losses whose gradient is the noise, substep after substep."""
+    inside = _inner_generator(generator)
+    size = limit.lr / math.sqrt(inner)  # the root of the rate times dt
+    for _ in range(steps):
+        # One normal for each step of the optimizer's noise, split over the substeps.
+        for normals in _split(_normals(limit, paths, generator), inner, inside):
+            yield size * noise_weights(normals, limit.factor)
 
 
-def full_gradient(limit: Limit, theta: Tensor) -> Tensor:
-    r""":math:`\nabla L(\theta)`, ``[R, P]``."""
-    n = limit.task.samples
-    ones = theta.new_full((len(theta), 1, n), 1 / n)
-    return limit.task.weighted_gradients(theta, ones)[:, 0]
-
-
-def _local(limit: Limit, theta: Tensor, gradient: Tensor | None = None) -> Local:
-    if not limit.squares:
-        return Local(full_gradient(limit, theta) if gradient is None else gradient, None)
-    samples = limit.task.sample_gradients(theta)
-    gradient = samples.mean(1)
-    variance = (samples - gradient.unsqueeze(1)).square().mean(1)
-    return Local(gradient, gradient.square() + limit.factor * variance)
-
-
-def _heun(
-    limit: Limit, state: State, normals: Tensor, integral: _Integral, dt: float
-) -> tuple[State, Tensor]:
-    """One time step of the diffusion, and the noise that drove it."""
-    theta = state["theta"]
-    weights = math.sqrt(limit.lr * dt) * noise_weights(normals, limit.factor)
-    noise = limit.task.weighted_gradients(theta, weights.unsqueeze(1))[:, 0]
-    # The drift at the left end is known from the integral's last look.
-    known = integral.left[1].sum(1)
-    here = _local(limit, theta, known)
-    guess = {"theta": theta} | limit.own(state, here, here, dt, noise)
-    ahead = theta + limit.move(state, guess, here.gradient, noise, integral.t, dt)
-    there = _local(limit, ahead)
-    new = {"theta": theta} | limit.own(state, here, there, dt, noise)
-    mean = (here.gradient + there.gradient) / 2
-    new["theta"] = theta + limit.move(state, new, mean, noise, integral.t, dt)
-    integral.advance(state, new, dt)
-    return new, noise
+def _heun(limit: Limit, state: State, here: Look, t: float, dt: float) -> State:
+    """One time step of the diffusion from ``t``."""
+    theta, at, noise = state["theta"], here.local, here.noise
+    guess = {"theta": theta} | limit.own(state, at, at, dt, noise)
+    ahead = look_ahead(limit, theta + limit.move(state, guess, at.gradient, noise, t, dt))
+    new = {"theta": theta} | limit.own(state, at, ahead, dt, noise)
+    mean = (at.gradient + ahead.gradient) / 2
+    new["theta"] = theta + limit.move(state, new, mean, noise, t, dt)
+    return new
 
 
 class _Record:
@@ -283,9 +231,8 @@ class _Record:
                 self.integral = torch.zeros_like(self.outputs)
             self.integral[k] = integral
 
-    def meet(self, theta: Tensor, push: Tensor, left: int, phi: Tensor | None = None) -> None:
+    def meet(self, push: Tensor, left: int, phi: Tensor) -> None:
         """Add what a push of the noise does to the predictions, to first order."""
-        phi = self.limit.task.query_gradients(theta, self.x) if phi is None else phi
         part = self.limit.reach(left) * torch.einsum("rmp,rp->rm", phi, push)
         self.control = part if self.control is None else self.control + part
 

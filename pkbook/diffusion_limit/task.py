@@ -21,9 +21,23 @@ from pkbook.checks import (
     require_tensor,
     require_whole,
 )
+from pkbook.diffusion_limit.chain import Chain, layers_of
 from pkbook.tangent import trainable
 
-CHUNK_BYTES = 2**28  # of gradients held at once while many paths are evaluated
+CHUNK_BYTES = 2**23  # of what is kept for backward passes at once: it stays in the caches
+CHUNK_BYTES_GPU = 2**28
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What is known about every path after one evaluation of the data."""
+
+    rows: Tensor
+    r""":math:`\nabla\sum_iw_i\ell_i`, one row for each row of weights, ``[R, k, P]``."""
+    query: Tensor | None = None
+    r""":math:`\nabla f(x,\theta)` at the queries, where given, ``[R, m, P]``."""
+    variance: Tensor | None = None
+    r""":math:`\frac1N\sum_i(\nabla\ell_i-\nabla L)^2`, where asked for, ``[R, P]``."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,14 @@ class Task:
     output: int = 0
     names: list[str] = field(init=False)
     shapes: list[torch.Size] = field(init=False)
+    places: dict[str, str] = field(init=False)
+    """Every place of a parameter in the model, and its name; tied weights have several places."""
     theta: Tensor = field(init=False)
     r""":math:`\theta_0`, ``[P]``: the model's own parameters."""
+    sample_bytes: int = field(init=False)
+    """What one sample's loss keeps for its backward pass, with a share of the parameters."""
+    chain: Chain | None = field(init=False)
+    """The faster way of :meth:`pull`, where the network allows it."""
 
     def __post_init__(self) -> None:
         require_module(self.model)
@@ -68,7 +88,32 @@ class Task:
         put = object.__setattr__
         put(self, "names", list(own))
         put(self, "shapes", [p.shape for p in own.values()])
+        put(self, "places", _places(self.model))
         put(self, "theta", torch.cat([p.flatten() for p in own.values()]))
+        put(self, "sample_bytes", self._measured())
+        put(self, "chain", self._chain(f))
+
+    def _chain(self, f: Tensor) -> Chain | None:
+        """The faster way, if it finds the model's own outputs ``f``."""
+        layers = layers_of(self.model, self.names)
+        if layers is None or self.data[0].ndim != 2:
+            return None
+        chain = Chain(layers, self.loss, self.data, self.output)
+        same = chain.forward(self.theta.unsqueeze(0), self.data[0])[0][0]
+        # A hook, say, may change what the layers' types do not tell.
+        return chain if torch.allclose(same.detach(), f, rtol=1e-3, atol=1e-5) else None
+
+    def _measured(self) -> int:
+        kept: list[int] = []
+        with (
+            evaluating(self.model),
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda t: (kept.append(t.nbytes), t)[1], lambda t: t
+            ),
+        ):
+            self._losses(self.theta.clone().requires_grad_(), *self.data)
+        return sum(kept) // self.samples + 1
 
     @property
     def samples(self) -> int:
@@ -81,27 +126,37 @@ class Task:
         parts = theta.split(sizes)
         return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
+    def _call(self, theta: Tensor, x: Tensor) -> Tensor:
+        values = self.parameters(theta)
+        at = {place: values[name] for place, name in self.places.items()}
+        # torch's own handling of ties leaves other tensors in a module that is used twice.
+        return functional_call(self.model, at, (x,), tie_weights=False)
+
     def _outputs(self, theta: Tensor, x: Tensor) -> Tensor:
-        f = functional_call(self.model, self.parameters(theta), (x,))
-        return f.reshape(len(x), -1)
+        return self._call(theta, x).reshape(len(x), -1)
 
     def _losses(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        f = functional_call(self.model, self.parameters(theta), (x,))
-        return self.loss(f, y)
+        return self.loss(self._call(theta, x), y)
 
-    def _chunk(self, rows: int) -> int:
-        """Paths evaluated at once when each holds so many rows of gradients."""
-        each = self.theta.numel() * self.theta.element_size() * rows * 4
-        return max(1, CHUNK_BYTES // each)
+    def _chunk(self, samples: int, rows: int) -> int:
+        """Paths evaluated at once, each with so many samples and rows of gradients."""
+        each = samples * self.sample_bytes + rows * self.theta.nbytes
+        return max(1, (CHUNK_BYTES_GPU if self.theta.is_cuda else CHUNK_BYTES) // each)
 
-    def _over_paths(self, function: Callable, *arguments: Tensor, rows: int = 1) -> Tensor:
+    def _over_paths(
+        self, function: Callable, *arguments: Tensor, samples: int, rows: int
+    ) -> Tensor:
         with evaluating(self.model):
-            return vmap(function, chunk_size=self._chunk(rows))(*arguments)
+            return vmap(function, chunk_size=self._chunk(samples, rows))(*arguments)
 
     def outputs(self, theta: Tensor, x: Tensor) -> Tensor:
         """Predictions at queries ``x [m, ...]``, ``[R, m]``."""
+
+        def one(t: Tensor) -> Tensor:
+            return self._outputs(t, x)[:, self.output]
+
         with torch.no_grad():
-            return self._over_paths(lambda t: self._outputs(t, x)[:, self.output], theta)
+            return self._over_paths(one, theta, samples=len(x), rows=1)
 
     def query_gradients(self, theta: Tensor, x: Tensor) -> Tensor:
         r""":math:`\nabla f(x,\theta)`, ``[R, m, P]``."""
@@ -112,17 +167,45 @@ class Task:
         def all_(t: Tensor) -> Tensor:
             return vmap(grad(one), in_dims=(None, 0))(t, x)
 
-        return self._over_paths(all_, theta, rows=len(x))
+        return self._over_paths(all_, theta, samples=len(x), rows=len(x))
 
     def weighted_gradients(self, theta: Tensor, weights: Tensor) -> Tensor:
         r""":math:`\nabla\sum_iw_i\ell_i(\theta)` for ``weights [R, k, N]``, ``[R, k, P]``."""
-        x, y = self.data
+        return self.pull(theta, weights).rows
+
+    def pull(
+        self, theta: Tensor, weights: Tensor, x: Tensor | None = None, variance: bool = False
+    ) -> Pulled:
+        """Weighted gradients, and what else is asked at the same point of each path.
+
+        ``weights [R, k, N]``, queries ``x [m, ...]``.  Chains of linear layers and element-wise
+        functions take the faster way of :class:`pkbook.diffusion_limit.chain.Chain`.
+        """
+        if self.chain is None:
+            return self._pull(theta, weights, x, variance)
+        extra = 0 if x is None else len(x)
+        size = self._chunk(self.samples + extra, weights.shape[1] + extra)
+        pieces = zip(theta.split(size), weights.split(size), strict=True)
+        columns = zip(*(self.chain.pull(t, w, x, variance) for t, w in pieces), strict=True)
+        return Pulled(*(None if c[0] is None else torch.cat(c) for c in columns))
+
+    def _pull(self, theta: Tensor, weights: Tensor, x: Tensor | None, variance: bool) -> Pulled:
+        """The same for any model: one forward pass for all rows of weights."""
+        (inputs, y), n, k = self.data, self.samples, weights.shape[1]
+        query = None if x is None else self.query_gradients(theta, x)
 
         def one(t: Tensor, w: Tensor) -> Tensor:
-            _, pull = vjp(lambda p: self._losses(p, x, y), t)
+            _, pull = vjp(lambda p: self._losses(p, inputs, y), t)
             return vmap(lambda v: pull(v)[0])(w)
 
-        return self._over_paths(one, theta, weights, rows=weights.shape[1] + 1)
+        def with_variance(t: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+            each = self._each(t)
+            return w @ each, each.var(0, correction=0)
+
+        if not variance:
+            return Pulled(self._over_paths(one, theta, weights, samples=n * k, rows=k), query)
+        rows, spread = self._over_paths(with_variance, theta, weights, samples=n, rows=n + k)
+        return Pulled(rows, query, spread)
 
     def batch_gradients(self, theta: Tensor, batch: Tensor) -> Tensor:
         """The mean gradient over each path's own batch ``[R, B]`` of sample numbers, ``[R, P]``."""
@@ -131,16 +214,26 @@ class Task:
         def one(t: Tensor, xb: Tensor, yb: Tensor) -> Tensor:
             return grad(lambda p: self._losses(p, xb, yb).mean())(t)
 
-        return self._over_paths(one, theta, x[batch], y[batch])
+        return self._over_paths(one, theta, x[batch], y[batch], samples=batch.shape[1], rows=1)
+
+    def _each(self, theta: Tensor) -> Tensor:
+        """The gradients of single samples for one parameter vector, ``[N, P]``."""
+
+        def one(xi: Tensor, yi: Tensor) -> Tensor:
+            return grad(lambda t: self._losses(t, xi.unsqueeze(0), yi.unsqueeze(0))[0])(theta)
+
+        return vmap(one)(*self.data)
 
     def sample_gradients(self, theta: Tensor) -> Tensor:
         r""":math:`\nabla\ell_i(\theta)`, ``[R, N, P]``."""
-        x, y = self.data
+        return self._over_paths(self._each, theta, samples=self.samples, rows=self.samples)
 
-        def one(t: Tensor, xi: Tensor, yi: Tensor) -> Tensor:
-            return self._losses(t, xi.unsqueeze(0), yi.unsqueeze(0))[0]
 
-        def all_(t: Tensor) -> Tensor:
-            return vmap(grad(one), in_dims=(None, 0, 0))(t, x, y)
-
-        return self._over_paths(all_, theta, rows=self.samples)
+def _places(model: nn.Module) -> dict[str, str]:
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        f"{path}.{local}".lstrip("."): names[p]
+        for path, module in model.named_modules()
+        for local, p in module.named_parameters(recurse=False)
+        if p in names
+    }

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from pkbook.checks import is_finite_number, require_choice, require_whole
 from pkbook.diffusion_limit.limits import Limit
-from pkbook.diffusion_limit.simulate import diffusion, discrete
+from pkbook.diffusion_limit.simulate import diffusion, discrete, substeps
 
 AGAINST = ("theorem", "diffusion")
 
@@ -104,6 +104,7 @@ def weak_error(
     seed: int = 0,
     against: str = "theorem",
     confidence: float = 0.95,
+    dt: float | None = None,
     progress: bool = False,
 ) -> WeakError:
     r"""Measure the weak error of an optimizer's diffusion at several learning rates.
@@ -125,6 +126,9 @@ def weak_error(
     against
         ``"theorem"`` compares with the theorem's right-hand side, ``"diffusion"`` with
         :math:`\mathbb E f(x,\Theta_T)` (Lemma 3.1).
+    dt
+        time step of the diffusion, the same at all rates and a divisor of each; by default half
+        of each rate.  A smaller one shows that the scheme's own error is small.
 
     Returns
     -------
@@ -135,7 +139,8 @@ def weak_error(
     DivergenceError
         where a learning rate is too large.
     TypeError, ValueError
-        for rates that do not divide the time, fewer than 2 replicas, and as
+        for rates that do not divide the time, a ``dt`` that is larger than a rate or does not
+        divide it, fewer than 2 replicas, and as
         :func:`~pkbook.diffusion_limit.discrete`.
 
     References
@@ -146,10 +151,12 @@ def weak_error(
     require_whole(replicas, "replicas", least=2)
     require_whole(seed, "seed", least=0)
     steps = [_steps(time, rate) for rate in rates]
+    for rate in rates:
+        substeps(rate, dt)
     found = []
     for rate, count in zip(tqdm(rates, disable=not progress, desc="rates"), steps, strict=True):
         limit = make(rate)
-        rows = [_replica(limit, x, count, paths, seed + r, against) for r in range(replicas)]
+        rows = [_replica(limit, x, count, paths, seed + r, against, dt) for r in range(replicas)]
         found.append(torch.stack(rows))
     return WeakError(torch.tensor(rates, dtype=torch.float64), torch.stack(found), confidence)
 
@@ -163,13 +170,22 @@ def _steps(time: float, rate: float) -> int:
     return count
 
 
-def _replica(limit: Limit, x: Tensor, steps: int, paths: int, seed: int, against: str) -> Tensor:
+def _replica(
+    limit: Limit, x: Tensor, steps: int, paths: int, seed: int, against: str, dt: float | None
+) -> Tensor:
     """One estimate of the error, ``[m]``."""
-    kept = {"steps": steps, "paths": paths, "control": True}
     device = limit.task.theta.device
     theirs, ours = (
-        run(limit, x, generator=torch.Generator(device).manual_seed(seed), **kept)
-        for run in (discrete, diffusion)
+        run(
+            limit,
+            x,
+            steps=steps,
+            paths=paths,
+            control=True,
+            generator=torch.Generator(device).manual_seed(seed),
+            **option,
+        )
+        for run, option in ((discrete, {}), (diffusion, {"dt": dt}))
     )
     right = ours.predicted[-1] if against == "theorem" else ours.outputs[-1]
     return controlled(theirs.outputs[-1] - right, [theirs.control, ours.control]).cpu()
