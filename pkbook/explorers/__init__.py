@@ -1,5 +1,6 @@
 """Pictures that answer to sliders: live in JupyterLab, a flipbook on the page."""
 
+from pkbook.explorers.alignment import alignment
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control, Frame
 from pkbook.explorers.endpoints import endpoints
@@ -11,6 +12,7 @@ __all__ = [
     "Control",
     "Explorer",
     "Frame",
+    "alignment",
     "endpoints",
     "null_space",
     "optimizer_paths",
