@@ -7,6 +7,7 @@ from pkbook.diagnostics.alignment import cka, label_kernel
 from pkbook.diagnostics.neighbours import distance, homogeneity, nearest, silhouette
 from pkbook.diagnostics.ranks import Rank, RankGap, numerical_rank, rank_gap, tangent_matrix
 from pkbook.diagnostics.separability import Separability, linear_separability
+from pkbook.diagnostics.span import outside_span
 
 __all__ = [
     "Rank",
@@ -19,6 +20,7 @@ __all__ = [
     "linear_separability",
     "nearest",
     "numerical_rank",
+    "outside_span",
     "rank_gap",
     "silhouette",
     "tangent_matrix",
