@@ -6,6 +6,7 @@ from pkbook.explorers.controls import Control, Frame
 from pkbook.explorers.endpoints import endpoints
 from pkbook.explorers.null_space import null_space
 from pkbook.explorers.optimizer_paths import optimizer_paths
+from pkbook.explorers.outside_bias import outside_bias
 from pkbook.explorers.step_average import step_average
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "endpoints",
     "null_space",
     "optimizer_paths",
+    "outside_bias",
     "step_average",
 ]
