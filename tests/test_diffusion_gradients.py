@@ -44,20 +44,26 @@ def test_the_fast_way_of_chains_equals_the_general_one(name, size, monkeypatch):
     monkeypatch.setattr("pkbook.diffusion_limit.task.CHUNK_BYTES", size)
     task = _chain_task(name)
     assert task.chain is not None
+    monkeypatch.setattr("pkbook.diffusion_limit.task.layers_of", lambda *_: None)
+    general = _chain_task(name)
+    assert general.chain is None
     generator = seeded(5)
     theta = task.theta + 0.5 * torch.randn(3, len(task.theta), generator=generator).double()
     weights = torch.randn(3, 2, 6, generator=generator).double()
     query = torch.randn(4, 2, generator=generator).double()
-    fast = task.pull(theta, weights, query, variance=True)
-    slow = task._pull(theta, weights, query, variance=True)
-    for part in ("rows", "query", "variance"):
-        ours, theirs = getattr(fast, part), getattr(slow, part)
+    batch = torch.tensor([[0, 1, 5], [2, 2, 4], [3, 0, 1]])
+
+    def close(ours, theirs):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+    fast, slow = (t.pull(theta, weights, query, variance=True) for t in (task, general))
+    for part in ("rows", "query", "variance"):
+        close(getattr(fast, part), getattr(slow, part))
     only = task.pull(theta, weights)
-    torch.testing.assert_close(only.rows, slow.rows, rtol=1e-12, atol=1e-12)
     assert only.query is None
     assert only.variance is None
-    torch.testing.assert_close(task._pull(theta, weights, None, False).rows, slow.rows)
+    close(only.rows, general.pull(theta, weights).rows)
+    close(task.batch_gradients(theta, batch), general.batch_gradients(theta, batch))
 
 
 class Doubled(nn.Linear):

@@ -52,14 +52,21 @@ class Chain:
             leaving.append(a if a.requires_grad else a.requires_grad_(torch.is_grad_enabled()))
         return a, entering, leaving
 
-    def pull(self, theta: Tensor, weights: Tensor, x: Tensor | None, variance: bool) -> Pass:
-        """One pass over the data and the queries."""
-        inputs, y = self.data
-        n = len(inputs)
+    def pull(
+        self,
+        theta: Tensor,
+        weights: Tensor,
+        x: Tensor | None = None,
+        variance: bool = False,
+        batch: Tensor | None = None,
+    ) -> Pass:
+        """One pass over the data and the queries, or over each path's ``batch [R, B]``."""
+        inputs, y = self.data if batch is None else (part[batch] for part in self.data)
+        n, same = inputs.shape[-2], None if batch is None else 0
         with torch.enable_grad():
             both = inputs if x is None else torch.cat([inputs, x])
             f, entering, leaving = self.forward(theta, both)
-            losses = vmap(lambda one: self.loss(one, y))(f[:, :n])
+            losses = vmap(self.loss, in_dims=(0, same))(f[:, :n], y)
             total = losses.sum() + f[:, n:, self.output].sum()
             deltas = torch.autograd.grad(total, leaving)
         if variance:

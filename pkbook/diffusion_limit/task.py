@@ -210,11 +210,17 @@ class Task:
     def batch_gradients(self, theta: Tensor, batch: Tensor) -> Tensor:
         """The mean gradient over each path's own batch ``[R, B]`` of sample numbers, ``[R, P]``."""
         x, y = self.data
+        size = batch.shape[1]
+        if self.chain is not None:
+            weights = theta.new_full((1, 1, size), 1 / size)
+            pieces = [part.split(self._chunk(size, 1)) for part in (theta, batch)]
+            parts = [self.chain.pull(t, weights, batch=b) for t, b in zip(*pieces, strict=True)]
+            return torch.cat([rows[:, 0] for rows, _, _ in parts])
 
         def one(t: Tensor, xb: Tensor, yb: Tensor) -> Tensor:
             return grad(lambda p: self._losses(p, xb, yb).mean())(t)
 
-        return self._over_paths(one, theta, x[batch], y[batch], samples=batch.shape[1], rows=1)
+        return self._over_paths(one, theta, x[batch], y[batch], samples=size, rows=1)
 
     def _each(self, theta: Tensor) -> Tensor:
         """The gradients of single samples for one parameter vector, ``[N, P]``."""
