@@ -3,6 +3,7 @@
 from pkbook.explorers.alignment import alignment
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control, Frame
+from pkbook.explorers.ellipses import ellipses
 from pkbook.explorers.endpoints import endpoints
 from pkbook.explorers.null_space import null_space
 from pkbook.explorers.optimizer_paths import optimizer_paths
@@ -14,6 +15,7 @@ __all__ = [
     "Explorer",
     "Frame",
     "alignment",
+    "ellipses",
     "endpoints",
     "null_space",
     "optimizer_paths",
