@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 import pkbook as pk
-from pkbook.experiments import null_space
+from pkbook.experiments import claims, null_space
 
 TINY = null_space.Config(
     width=5, nodes=8, rate=0.1, times=(0, 0.5, 4), tolerance=1e-3, seeds=(0, 5)
@@ -100,13 +100,42 @@ def test_a_run_repeats_itself_and_leaves_the_global_state_alone(tiny):
     assert tiny.functions.shape == (2, 2, 3, 8, 8)
 
 
+def test_seeds_in_groups_and_from_a_file_are_the_same_seeds(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(null_space, "TOGETHER", 1)
+    alone = null_space.run(TINY, folder=tmp_path)
+    assert torch.allclose(alone.residual, tiny.residual, atol=1e-12)
+    assert torch.allclose(alone.values, tiny.values, atol=1e-12)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["seeds-0.pt", "seeds-5.pt"]
+    monkeypatch.setattr(null_space, "train", None)  # nothing is trained again
+    again = null_space.run(TINY, folder=tmp_path)
+    assert torch.equal(again.functions, alone.functions)
+
+
 def test_t7_on_a_seed_that_the_chapter_does_not_use():
     found = null_space.run(null_space.Config.quick(seeds=(7,)))
-    known, other = found.null_share(found.energy)[:, 0, -1].tolist()
+    known, other, coarse = (
+        share.mean
+        for numbers in null_space.findings(found)["T7"].values()
+        for share in numbers.values()
+    )
     assert known >= 0.95
     assert other < 0.5  # a network of x has no such null space at this tolerance
-    assert found.null_share(found.energy, 1e-2)[1, 0, -1] >= 0.95  # and has one at that
+    assert coarse >= 0.95  # and has one at that
     assert found.odd_gap[0].max() < 1e-14
+
+
+def test_findings_are_the_shares_at_the_end(tiny):
+    found = claims.finding("T7", null_space.findings(tiny)["T7"])
+    shares = tiny.null_share(tiny.energy)[..., -1]
+    told = [next(iter(numbers.values())) for numbers in found.settings.values()]
+    assert told[0].mean == pytest.approx(shares[0].mean().item())
+    assert (told[1].low, told[1].high) == tuple(shares[1].sort().values.tolist())
+    assert list(found.settings) == [
+        "a network of x², tolerance 0.001",
+        "a network of x, tolerance 0.001",
+        "a network of x, tolerance 0.01",
+    ]
+    assert set(null_space.figures(tiny)) == {"null_space"}
 
 
 @pytest.mark.parametrize(

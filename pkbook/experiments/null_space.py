@@ -9,17 +9,23 @@ the residual along training.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from pkbook import function_space, models, plots
 from pkbook.checks import is_finite_number
+from pkbook.experiments.claims import claim
+from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.training import remembered
 from pkbook.function_space import Measure, Modes
 
 NETWORKS = ("x²", "x")
-TOLERANCES = torch.logspace(-12, 0, 49, dtype=torch.float64)
+COARSE = 1e-2  # a tolerance at which the network of x has a null space too
+TOGETHER = 5  # seeds trained at once
 
 
 class Squared(nn.Module):
@@ -204,23 +210,66 @@ def train(nets: list[nn.Sequential], x: Tensor, y: Tensor, config: Config) -> It
         yield time
 
 
-def run(config: Config) -> Result:
-    """Train both networks from every seed, and take residual and modes at every time."""
-    measure = function_space.interval(
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train both networks from every seed, and take residual and modes at every time.
+
+    On the CPU, whatever the device.  Groups of seeds that are finished are kept in ``folder``.
+    """
+    groups = [config.seeds[i : i + TOGETHER] for i in range(0, len(config.seeds), TOGETHER)]
+    found = []
+    for seeds in tqdm(groups, disable=not progress, desc="groups of seeds"):
+        path = None if folder is None else folder / f"seeds-{'-'.join(map(str, seeds))}.pt"
+        found.append(remembered(path, lambda seeds=seeds: _train_and_take(config, seeds)))
+    measure = nodes(config)
+    y = target(measure.nodes[:, 0], config.odd, measure.weights)
+    parts = {name: torch.cat([group[name] for group in found], 1) for name in found[0]}
+    return Result(config, measure, y, **parts)
+
+
+def nodes(config: Config) -> Measure:
+    """The inputs: as many midpoints as asked for, all of one weight."""
+    return function_space.interval(
         -config.reach, config.reach, config.nodes, rule="midpoint", dtype=torch.float64
     )
+
+
+def _train_and_take(config: Config, seeds: tuple[int, ...]) -> dict[str, Tensor]:
+    measure = nodes(config)
     y = target(measure.nodes[:, 0], config.odd, measure.weights)
-    nets = [network(name, config, seed) for name in NETWORKS for seed in config.seeds]
-    found = []
+    nets = [network(name, config, seed) for name in NETWORKS for seed in seeds]
+    rows = []
     for _ in train(nets, measure.nodes, y[:, None], config):
         for net in nets:
             modes = function_space.population(net, measure).modes()
             with torch.no_grad():
                 residual = net(measure.nodes)[:, 0] - y
-            found.append((modes.values, modes.functions, residual))
-    size = len(config.times), len(NETWORKS), len(config.seeds)
-    parts = (torch.stack(part).unflatten(0, size) for part in zip(*found, strict=True))
-    return Result(config, measure, y, *(part.movedim(0, 2) for part in parts))
+            rows.append((modes.values, modes.functions, residual))
+    size = len(config.times), len(NETWORKS), len(seeds)
+    parts = (torch.stack(column).unflatten(0, size) for column in zip(*rows, strict=True))
+    names = "values", "functions", "residual"
+    return {name: part.movedim(0, 2) for name, part in zip(names, parts, strict=True)}
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """T7's number, one a seed: the known null space, then a network without one."""
+    (name,) = (criterion.name for criterion in claim("T7").criteria)
+    settings = {}
+    for kind, tolerance in (("x²", None), ("x", None), ("x", COARSE)):
+        share = result.null_share(result.energy, tolerance)[NETWORKS.index(kind), :, -1]
+        at = result.config.tolerance if tolerance is None else tolerance
+        settings[f"a network of {kind}, tolerance {at:g}"] = {name: over_seeds(share.tolist())}
+    return {"T7": settings}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {"null_space": draw(result)}
 
 
 # ---- pictures -------------------------------------------------------------------------------
@@ -239,5 +288,5 @@ def draw(result: Result) -> Figure:
     ax.set_xscale("symlog", linthresh=1, linscale=0.4)
     ax.set(xlim=(0, result.config.times[-1]), ylim=(-0.03, 1.03))
     ax.set(xlabel="time", ylabel="share of the residual\nin the null space")
-    ax.legend(loc="center left")
+    ax.legend(loc="center right")
     return fig
