@@ -1,0 +1,229 @@
+"""T8: a run counted again by hand, the limit kernel by another integral, claims on other seeds."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from scipy.integrate import dblquad
+from scipy.linalg import expm
+
+import pkbook as pk
+from pkbook.experiments import lazy_training as lazy
+from pkbook.experiments.claims import finding
+
+TINY = lazy.Config(
+    widths=(3, 5), seeds=(0, 7), samples=6, rate=0.1, time=2.0, scales=(0.5, 2.0), scale_width=4
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return lazy.run(TINY)
+
+
+def features(model, x):
+    """Naive autograd, one gradient an input."""
+    rows = []
+    for point in x:
+        gradients = torch.autograd.grad(model(point[None]).sum(), list(model.parameters()))
+        rows.append(torch.cat([g.flatten() for g in gradients]))
+    return torch.stack(rows)
+
+
+def vector(model):
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def by_hand(width, signs, seed, scale=1.0):
+    """Start and end of one run with torch.optim, and the residuals at the stops."""
+    model, x, y = lazy.network(width, signs, seed, scale), TINY.x, TINY.y[:, None]
+    start = lazy.network(width, signs, seed, scale)
+    aim = start(x).detach() + y
+    optimizer, residuals = torch.optim.SGD(model.parameters(), lr=0.1 / scale**2), []
+    for step in range(21):
+        residual = model(x) - aim
+        if step in TINY.stops:
+            residuals.append(residual.detach()[:, 0])
+        if step < 20:
+            optimizer.zero_grad()
+            pk.losses.squared(model(x), aim).mean().backward()
+            optimizer.step()
+    return start, model, torch.stack(residuals)
+
+
+def check(found, width, signs, scale=1.0):
+    """Every field of one width and scale, for the second seed."""
+    start, end, residuals = by_hand(width, signs, 7, scale)
+    x, q = TINY.x, TINY.queries
+    kernel, now = (features(m, x) @ features(m, x).T / scale**2 for m in (start, end))
+    drift = (now - kernel).norm() / kernel.norm()
+    assert found["drift"].item() == pytest.approx(drift.item(), rel=1e-5)
+    moved = (vector(end) - vector(start)).square().mean().sqrt()
+    assert found["moved"].item() == pytest.approx(moved.item(), rel=1e-9)
+    change = (end(q) - start(q)).detach()[:, 0]
+    torch.testing.assert_close(found["trained"], change)
+    # the modes: eigenvalues by numpy, energies do not depend on the signs of eigenvectors
+    values, vectors = np.linalg.eigh(kernel.numpy() / 6)
+    np.testing.assert_allclose(found["rates"], values[::-1], rtol=1e-8, atol=1e-12)
+    energies = (residuals.numpy() @ vectors)[:, ::-1] ** 2
+    np.testing.assert_allclose(found["residual"] ** 2, energies, rtol=1e-6, atol=1e-9)
+    # lazy training: the residual by a matrix exponential, its integral by small steps
+    asked = (features(start, q) @ features(start, x).T / scale**2).numpy()
+    flow, decayed = expm(-kernel.numpy() / 6 * 2.0 / 4000), -TINY.y.numpy()
+    integral = np.zeros(6)
+    for _ in range(4000):
+        following = flow @ decayed
+        integral += (decayed + following) / 2 * 2.0 / 4000
+        decayed = following
+    np.testing.assert_allclose(found["lazy"], -asked @ integral / 6, rtol=1e-5, atol=1e-6)
+    solved = asked @ np.linalg.lstsq(kernel.numpy(), TINY.y.numpy(), rcond=1e-12)[0]
+    np.testing.assert_allclose(found["regression"], solved, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("signs", lazy.SIGNS)
+@pytest.mark.parametrize("w", [0, 1])
+def test_every_number_of_a_run_counted_again(tiny, signs, w):
+    s = lazy.SIGNS.index(signs)
+    names = ("drift", "moved", "trained", "rates", "residual", "lazy", "regression")
+    check({name: getattr(tiny, name)[s, w, 1] for name in names}, TINY.widths[w], signs)
+
+
+@pytest.mark.parametrize("a", [0, 1])
+def test_every_number_of_a_run_with_another_scale(tiny, a):
+    check({name: values[a, 1] for name, values in tiny.scales.items()}, 4, "both", TINY.scales[a])
+
+
+def test_gaps_are_distances_of_curves(tiny):
+    square = (tiny.trained - tiny.lazy)[1, 0, 1].square().sum() / 61
+    assert tiny.gap[1, 0, 1].item() == pytest.approx(math.sqrt(square), rel=1e-12)
+    square = (tiny.trained - tiny.regression)[0, 1, 0].square().sum() / 61
+    assert tiny.regression_gap[0, 1, 0].item() == pytest.approx(math.sqrt(square), rel=1e-12)
+
+
+@pytest.mark.parametrize(("x", "other"), [(0.5, -0.25), (1.0, 1.0)])
+def test_limit_kernel_by_another_integral(x, other):
+    def integrand(w, b):
+        z, other_z = math.tanh(w * x + b), math.tanh(w * other + b)
+        slopes = (1 - z * z) * (1 - other_z * other_z)
+        density = math.exp(-(w * w + b * b) / 2) / (2 * math.pi)
+        return (z * other_z + slopes * (x * other + 1)) * density
+
+    expected = dblquad(integrand, -9, 9, -9, 9, epsabs=1e-8)[0]
+    found = lazy.limit_kernel(torch.tensor([[x], [other]], dtype=torch.float64))
+    assert found[0, 1].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("signs", lazy.SIGNS)
+def test_both_kinds_have_the_same_limit(signs):
+    """Four times the relative error expected of so many independent neurons."""
+    net = lazy.network(40_000, signs, 3)
+    assert pk.function_space.kernel_drift(
+        lazy.limit_kernel(TINY.x), pk.gradient_kernel(net, TINY.x)
+    ) < 4 * 1.5 / math.sqrt(40_000)
+
+
+def test_one_sign_means_positive_and_the_same_otherwise():
+    both, one = (lazy.network(50, signs, 2) for signs in lazy.SIGNS)
+    assert torch.equal(both.fc1.weight, one.fc1.weight)
+    assert torch.equal(both.fc1.bias.abs(), one.fc1.bias)
+    assert torch.equal(both.fc2.weight.abs(), one.fc2.weight)
+    assert (one.fc2.weight > 0).all()
+    with pytest.raises(ValueError, match="signs: expected one of both, one"):
+        lazy.network(50, "three", 0)
+
+
+def test_exponent_is_a_mean_of_slopes_with_students_interval():
+    sizes, slopes = (2, 8, 32, 64), (-1.2, -0.9, -0.6)
+    values = torch.tensor([[3.0 * m**s for s in slopes] for m in sizes], dtype=torch.float64)
+    found = lazy.exponent(sizes, values)
+    half = 4.302652729911275 * 0.3 / math.sqrt(3)  # t of two degrees of freedom, from a table
+    assert found.mean == pytest.approx(-0.9)
+    assert (found.low, found.high) == pytest.approx((-0.9 - half, -0.9 + half))
+    assert found.count == 3
+    with pytest.raises(ValueError, match="at least two seeds"):
+        lazy.exponent(sizes, values[:, :1])
+
+
+def test_a_run_repeats_itself_and_leaves_the_global_state_alone(tiny):
+    before = torch.get_rng_state()
+    again = lazy.run(TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name in ("drift", "trained", "residual"):
+        assert torch.equal(getattr(again, name), getattr(tiny, name))
+
+
+def test_seeds_trained_together_do_not_meet(tiny, monkeypatch):
+    monkeypatch.setattr(lazy, "CACHE", 1)
+    alone = lazy.run(TINY)
+    torch.testing.assert_close(alone.drift, tiny.drift)
+    torch.testing.assert_close(alone.trained, tiny.trained)
+
+
+def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
+    lazy.run(TINY, folder=tmp_path)
+    monkeypatch.setattr(lazy, "descend", None)  # nothing is trained a second time
+    assert torch.equal(lazy.run(TINY, folder=tmp_path).drift, tiny.drift)
+
+
+def test_training_that_diverges_says_so():
+    config = replace(TINY, rate=20.0, time=400.0)
+    with pytest.raises(ValueError, match="rate: training diverged"):
+        lazy.measure(config, 5, "both", 1.0, "cpu")
+
+
+def test_t8_on_seeds_that_the_chapter_does_not_use():
+    config = lazy.Config(
+        widths=(16, 64, 256, 1024), seeds=(20, 21, 22, 23, 24, 25), time=20.0, scales=(0.25, 4, 64)
+    )
+    result = lazy.run(config)
+    both, one = (result.exponent(drift) for drift in result.drift)
+    assert both.high < -0.5
+    assert both.mean < one.mean
+    assert abs(result.exponent(result.moved[0]).mean + 0.5) < 0.15
+    assert result.exponent(result.gap[0]).high < -0.5
+    assert (result.scales["drift"].diff(dim=0) < 0).all()
+    assert (result.scales["drift"][-1] < 0.02).all()
+    (found,) = lazy.findings(result).values()
+    told = finding("T8", found)
+    assert told.verdict == "reproduced"
+    assert len(told.settings) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": (8,)}, "widths: expected at least two positive"),
+        ({"widths": (8, 4)}, "widths: expected at least two positive numbers that increase"),
+        ({"scales": (0.0, 1.0)}, "scales: expected at least two positive"),
+        ({"seeds": ()}, "seeds: expected at least one"),
+        ({"samples": 0}, "samples: expected a whole number from 1 on"),
+        ({"scale_width": 2.5}, "scale_width: expected a whole number"),
+        ({"rate": -0.1}, "rate: expected a positive number"),
+        ({"time": math.inf}, "time: expected a positive number"),
+        ({"time": 0.3}, "time: expected a whole number of steps of 0.125, came 0.3; write 0.25"),
+    ],
+)
+def test_refuses_settings_that_make_no_sense(change, message):
+    with pytest.raises(ValueError, match=message):
+        lazy.Config(**change)
+
+
+def test_full_is_larger_than_quick():
+    quick, full = lazy.Config.quick(), lazy.Config.full(rate=0.25)
+    assert len(full.seeds) > len(quick.seeds)
+    assert full.time > quick.time
+    assert full.rate == 0.25
+    assert quick.widths == full.widths == tuple(2**k for k in range(4, 13))
+
+
+def test_draws_its_figures(tiny):
+    figures = lazy.figures(tiny)
+    assert set(figures) == {"drift", "modes", "fits", "scale"}
+    for figure in figures.values():
+        assert isinstance(figure, Figure)
+        assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+    line = figures["drift"].axes[0].lines[0].get_ydata()
+    assert line == pytest.approx(tiny.drift[0].log().mean(1).exp().numpy())
