@@ -5,6 +5,7 @@ from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control, Frame
 from pkbook.explorers.ellipses import ellipses
 from pkbook.explorers.endpoints import endpoints
+from pkbook.explorers.lazy_regime import lazy_regime
 from pkbook.explorers.null_space import null_space
 from pkbook.explorers.optimizer_paths import optimizer_paths
 from pkbook.explorers.outside_bias import outside_bias
@@ -17,6 +18,7 @@ __all__ = [
     "alignment",
     "ellipses",
     "endpoints",
+    "lazy_regime",
     "null_space",
     "optimizer_paths",
     "outside_bias",
