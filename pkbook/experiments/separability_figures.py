@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -45,13 +46,15 @@ def panel(ax: Axes, outcome: Outcome, case: Case, machine: str) -> None:
     grid = len(values)
     true = truth(cells(grid), case.axes).reshape(grid, grid)
     wrong = (values > 0) != (true > 0)
-    tint = wrong[..., None].float() * Tensor(to_rgba(plots.PLUS))
+    tint = wrong.numpy()[..., None] * np.array(to_rgba(plots.PLUS))
     width, height = (2 * a for a in case.axes)
     ax.add_patch(Ellipse((0, 0), width, height, facecolor=plots.MINUS, alpha=0.25, linewidth=0))
     ax.imshow(tint, extent=EXTENT, origin="lower", interpolation="nearest", zorder=2)
-    middles = cells(grid)[:grid, 0]
+    middles = cells(grid)[:grid, 0].numpy()
     if values.min() < 0 < values.max():
-        ax.contour(middles, middles, values, levels=[0.0], colors="black", linewidths=1.4, zorder=3)
+        ax.contour(
+            middles, middles, values.numpy(), levels=[0.0], colors="black", linewidths=1.4, zorder=3
+        )
     ax.set(xticks=[], yticks=[], aspect="equal", xlim=(-HALF, HALF), ylim=(-HALF, HALF))
     for spine in ax.spines.values():
         spine.set(visible=True, color=plots.NEUTRAL)
