@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pkbook.capture import Tree, Use, Watch
 from pkbook.factors import (
@@ -27,6 +26,7 @@ from pkbook.factors import (
     unfold,
 )
 from pkbook.randomness import kept
+from pkbook.stateless import call_with
 
 Side = dict[str, Factor]
 
@@ -92,7 +92,7 @@ def calling(model: nn.Module, x: Tensor) -> Forward:
     def forward(leaves: Tree, watch: Watch | None, then: Callable):
         state = leaves | {name: b.detach().clone() for name, b in model.named_buffers()}
         inside = {f"model.{name}": t for name, t in state.items()}
-        return functional_call(_Inside(model), inside, (x, watch, then))
+        return call_with(_Inside(model), inside, x, watch, then)
 
     return forward
 

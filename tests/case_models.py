@@ -47,6 +47,11 @@ def called_twice():
     )
 
 
+def at_two_places():
+    layer, norm = nn.Linear(5, 5), nn.BatchNorm1d(5)
+    return nn.Sequential(layer, norm, nn.Tanh(), layer, norm, nn.Linear(5, 2))
+
+
 def cell():
     """A recurrent network written out: one matrix met at every time."""
 

@@ -155,6 +155,7 @@ CASES = [
     _case("lstm", lambda: own.recurrent(nn.LSTM), floats(4, 2), *LSTM),
     _case("gru", lambda: own.recurrent(nn.GRU), floats(4, 2), *LSTM),
     _case("unused parameters", own.unused, VECTOR, "never.weight", "never.bias", "lone"),
+    _case("layer at two places", own.at_two_places, VECTOR),
     _case("scale outside a layer", own.scaled, VECTOR, "scale", "shift"),
     _case("product outside a layer", own.product, VECTOR, "w"),
     _case("positions added", own.positional, SERIES, "place"),

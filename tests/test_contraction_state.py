@@ -316,3 +316,14 @@ def test_an_output_that_no_parameter_moves_has_a_zero_kernel():
 
     k = pk.gradient_kernel(Ignoring(5, 2).double(), vectors())
     assert torch.equal(k, torch.zeros(6, 6).double())
+
+
+def test_a_layer_at_two_places_is_left_as_it_was():
+    case = BY_NAME["layer at two places"]
+    model, x = case.model(), case.data()
+    before = {name: (t, t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    pk.gradient_kernel(model, x)
+    pk.tangent_features(model, x)
+    for name, t in model.state_dict(keep_vars=True).items():
+        assert t is before[name][0], name
+        assert torch.equal(t, before[name][1]), name

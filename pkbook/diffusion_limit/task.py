@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp, vmap
+from torch.func import grad, vjp, vmap
 
 from pkbook.checks import (
     evaluating,
@@ -22,6 +22,7 @@ from pkbook.checks import (
     require_whole,
 )
 from pkbook.diffusion_limit.chain import Chain, layers_of
+from pkbook.stateless import call_with
 from pkbook.tangent import trainable
 
 CHUNK_BYTES = 2**23  # of what is kept for backward passes at once: it stays in the caches
@@ -53,8 +54,6 @@ class Task:
     output: int = 0
     names: list[str] = field(init=False)
     shapes: list[torch.Size] = field(init=False)
-    places: dict[str, str] = field(init=False)
-    """Every place of a parameter in the model, and its name; tied weights have several places."""
     theta: Tensor = field(init=False)
     r""":math:`\theta_0`, ``[P]``: the model's own parameters."""
     sample_bytes: int = field(init=False)
@@ -88,7 +87,6 @@ class Task:
         put = object.__setattr__
         put(self, "names", list(own))
         put(self, "shapes", [p.shape for p in own.values()])
-        put(self, "places", _places(self.model))
         put(self, "theta", torch.cat([p.flatten() for p in own.values()]))
         put(self, "sample_bytes", self._measured())
         put(self, "chain", self._chain(f))
@@ -127,10 +125,7 @@ class Task:
         return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def _call(self, theta: Tensor, x: Tensor) -> Tensor:
-        values = self.parameters(theta)
-        at = {place: values[name] for place, name in self.places.items()}
-        # torch's own handling of ties leaves other tensors in a module that is used twice.
-        return functional_call(self.model, at, (x,), tie_weights=False)
+        return call_with(self.model, self.parameters(theta), x)
 
     def _outputs(self, theta: Tensor, x: Tensor) -> Tensor:
         return self._call(theta, x).reshape(len(x), -1)
@@ -233,13 +228,3 @@ class Task:
     def sample_gradients(self, theta: Tensor) -> Tensor:
         r""":math:`\nabla\ell_i(\theta)`, ``[R, N, P]``."""
         return self._over_paths(self._each, theta, samples=self.samples, rows=self.samples)
-
-
-def _places(model: nn.Module) -> dict[str, str]:
-    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    return {
-        f"{path}.{local}".lstrip("."): names[p]
-        for path, module in model.named_modules()
-        for local, p in module.named_parameters(recurse=False)
-        if p in names
-    }

@@ -25,6 +25,7 @@ from pkbook.function_space.measure import Measure, uniform
 from pkbook.function_space.modes import Modes, find_modes
 from pkbook.kernels import gradient_kernel
 from pkbook.matrices import as_gram
+from pkbook.stateless import call_with
 from pkbook.tangent import pushforward, trainable
 
 CHUNK = 4096  # inputs whose outputs are alive at once in a matrix-free product
@@ -145,14 +146,14 @@ def _product(model: nn.Module, nodes: Tensor, v: Tensor) -> Tensor:
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for xs, vs in zip(nodes.split(CHUNK), v.split(CHUNK), strict=True):
-        f = as_matrix(torch.func.functional_call(model, leaves, (xs,)), len(xs))
+        f = as_matrix(call_with(model, leaves, xs), len(xs))
         pulled = torch.autograd.grad(f, list(leaves.values()), vs.to(f), materialize_grads=True)
         for name, g in zip(leaves, pulled, strict=True):
             total[name] += g
     along = {name: g.unsqueeze(0) for name, g in total.items()}
 
     def forward_of(xs: Tensor):
-        return lambda leaves, _, push: push(torch.func.functional_call(model, leaves, (xs,)))
+        return lambda leaves, _, push: push(call_with(model, leaves, xs))
 
     found = [pushforward(forward_of(xs), parameters, along)[1][0] for xs in nodes.split(CHUNK)]
     return torch.cat(found).flatten().double().cpu()
