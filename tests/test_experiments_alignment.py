@@ -217,10 +217,10 @@ def test_pictures_show_the_numbers(tiny):
     assert all(isinstance(fig, Figure) for fig in figures.values())
     drawn = figures["labels-1-random"].axes
     runs = tiny.of("CNN", 1.0)
-    curves = {line.get_label(): line.get_ydata() for line in drawn[1].lines}
+    curves = {line.get_label(): line.get_ydata() for line in drawn[2].lines}
     expected = torch.stack([r.accuracy for r in runs]).mean(0)
     assert curves["held-out images"] == pytest.approx(expected.numpy())
-    below = {line.get_label(): line.get_ydata() for line in drawn[4].lines}
+    below = {line.get_label(): line.get_ydata() for line in drawn[3].lines}
     expected = torch.stack([r.alignment("training", normalised=True) for r in runs]).mean(0)
     assert below["training images"] == pytest.approx(expected.numpy())
     points = {tuple(p) for line in figures["equal-steps"].axes[1].lines for p in line.get_xydata()}

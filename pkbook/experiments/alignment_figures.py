@@ -41,19 +41,29 @@ def alignments(runs: Sequence[Run], **how) -> dict[str, Tensor]:
 
 @plots.style()
 def training(result: Result, share: float = 0.0) -> Figure:
-    """Accuracy above, alignment of the normalised kernel below; a column for each architecture."""
+    """Accuracy on the left, alignment of the normalised kernel on the right; by architecture."""
     names = result.config.architectures
-    fig, axes = plots.figure(2, len(names), width=7.5, height=5, sharex=True, sharey="row")
-    for (top, bottom), name in zip(axes.T, names, strict=True):
+    fig, axes = plots.figure(
+        len(names),
+        2,
+        width=4.6,
+        height=0.8 + 1.9 * len(names),
+        sharex=True,
+        sharey="col",
+        squeeze=False,
+    )
+    for (left, right), name in zip(axes, names, strict=True):
         runs = result.of(name, share)
-        panel(top, runs[0].steps, accuracies(runs))
-        panel(bottom, runs[0].steps, alignments(runs, normalised=True))
-        top.set(title=name, ylim=(0, 1.03))
-        bottom.set(xlabel="step", ylim=(-0.05, 0.65))
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("CKA with the labels")
+        panel(left, runs[0].steps, accuracies(runs))
+        panel(right, runs[0].steps, alignments(runs, normalised=True))
+        left.set(ylabel=name, ylim=(0, 1.03), yticks=(0, 0.5, 1))
+        right.set(ylim=(-0.05, 0.65), yticks=(0, 0.2, 0.4, 0.6))
+    for ax, title in zip(axes[0], ("accuracy", "CKA with the labels"), strict=True):
+        ax.set_title(title)
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=2)
+    fig.legend(handles, labels, loc="outside upper center", ncols=2, columnspacing=1)
     return fig
 
 
@@ -61,7 +71,7 @@ def training(result: Result, share: float = 0.0) -> Figure:
 def equal_steps(result: Result) -> Figure:
     """Runs of equally many steps: held-out accuracy against alignment, a line for each seed."""
     config = result.config
-    fig, axes = plots.figure(1, 2, height=4.2, sharex=True, sharey=True)
+    fig, axes = plots.figure(2, 1, height=7, sharex=True, sharey=True)
     shares, sizes = sorted(config.shares), sorted({config.samples, *config.sizes})
     fills = ["full", *["left"] * (len(shares) - 2), "none"]
     families = {
@@ -79,10 +89,10 @@ def equal_steps(result: Result) -> Figure:
             ax.plot(*points.permute(2, 0, 1), color=colour, linewidth=0.9, zorder=1)
             for point, (_, look) in zip(points, family, strict=True):
                 ax.plot(*point.T, MARKS[name], color=colour, **look)
-        ax.set(title=title, xlabel="CKA, held-out images", ylim=(0, 1))
+        ax.set(title=title, ylabel="accuracy, held-out images", ylim=(0, 1))
     for colour, name in zip(plots.PALETTE, config.architectures, strict=False):
         axes[0].plot([], [], MARKS[name], color=colour, markersize=7, label=name)
-    axes[0].set_ylabel("accuracy, held-out images")
+    axes[1].set_xlabel("CKA, held-out images")
     fig.legend(loc="outside upper center", ncols=3)
     return fig
 
