@@ -145,7 +145,7 @@ CLAIMS: dict[str, Claim] = {
             "a small value.",
             "optimizers",
             (
-                Criterion("a point with itself", 1.0, 1.0),
+                Criterion("a point with itself", 0.9999, 1.0001),
                 Criterion("same class", 0.8),
                 Criterion("other class", None, 0.3),
             ),

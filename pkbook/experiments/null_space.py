@@ -118,8 +118,14 @@ class Result:
     def modes(self, network: str, seed: int, time: float) -> Modes:
         """Modes of one network, one of ``config.seeds``, at one of ``config.times``."""
         place = self.place(network, seed, time)
-        weights = self.measure.weights
-        return Modes(self.values[place], self.functions[place], weights, "population")
+        return Modes(
+            self.values[place],
+            self.functions[place],
+            self.measure.weights,
+            "population",
+            self.measure.nodes,
+            rounding=4 * torch.finfo(torch.float64).eps,
+        )
 
     def place(self, network: str, seed: int, time: float) -> tuple[int, int, int]:
         """Where that run and time stand along A, S, E; ValueError for what was not recorded."""

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pkbook.checks import require_choice
+from pkbook.diffusion_limit.weak import Slope
 
 MIME = "application/vnd.pkbook.finding+json"
 PRESETS = ("quick", "full")
@@ -120,6 +121,11 @@ def with_interval(value: float, low: float, high: float, count: int) -> Measured
     if not low <= value <= high:
         raise ValueError(f"value must lie in its interval, got {value:g} for {low:g} to {high:g}")
     return Measured(float(value), float(low), float(high), count, "interval")
+
+
+def fitted(slope: Slope, replicas: int = 8) -> Measured:
+    """An order from `WeakError.slope` or `fit_slope`, with its interval."""
+    return with_interval(slope.value, slope.low, slope.high, replicas)
 
 
 Numbers = Mapping[str, Measured]

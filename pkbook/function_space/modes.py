@@ -44,6 +44,10 @@ class Modes:
     """``[n]``."""
     name: str
     """Of the operator: ``"population"`` or ``"empirical"``."""
+    nodes: Tensor
+    """``[n, ...]``."""
+    rounding: float
+    """Of the kernel: eigenvalues below it, relative to the largest, are nothing else."""
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -85,10 +89,11 @@ class Modes:
 
     def learnable(self, tolerance: float) -> Tensor:
         r"""Which modes have :math:`\lambda_j>` ``tolerance`` :math:`\lambda_1`, ``[r]`` bools."""
-        if not is_finite_number(tolerance) or not 0 <= tolerance < 1:
+        if not is_finite_number(tolerance) or not self.rounding <= tolerance < 1:
             raise ValueError(
-                f"tolerance must lie in [0, 1), relative to the largest eigenvalue, "
-                f"got {tolerance!r}; write 1e-6"
+                f"tolerance must lie in [{self.rounding:.1e}, 1), relative to the largest "
+                f"eigenvalue and above the kernel's rounding, got {tolerance!r}; write 1e-6, or "
+                "compute the kernel in float64"
             )
         return self.values > tolerance * self.values[0]
 
@@ -160,16 +165,22 @@ def find_modes(operator: "IntegralOperator", count: int | None, method: str, see
     roots = operator.weights.sqrt().repeat_interleave(operator.outputs)
     solve = _dense if method == "dense" else _lobpcg
     values, rows = solve(operator, roots, wanted, seed)
-    require_not_negative(values, operator.dtype)
     shape = (wanted, len(operator.weights), operator.outputs)
     functions = (rows / roots).reshape(shape[:2] if operator.outputs == 1 else shape)
-    return Modes(values, _signed(functions), operator.weights, operator.name)
+    rounding = 4 * torch.finfo(operator.dtype).eps
+    return Modes(
+        values, _signed(functions), operator.weights, operator.name, operator.nodes, rounding
+    )
 
 
 def _signed(functions: Tensor) -> Tensor:
-    """Each mode with a positive largest value, so that pictures do not depend on the solver."""
+    """Each mode with a positive value where it is first about as large as anywhere.
+
+    So that pictures do not depend on the solver; an odd function is largest at two places.
+    """
     flat = functions.flatten(1)
-    largest = flat.gather(1, flat.abs().argmax(1, keepdim=True))
+    large = flat.abs() >= 0.99 * flat.abs().amax(1, keepdim=True)
+    largest = flat.gather(1, large.int().argmax(1, keepdim=True))
     return functions * torch.where(largest < 0, -1.0, 1.0).reshape(-1, *[1] * (functions.ndim - 1))
 
 
@@ -202,7 +213,9 @@ def _lobpcg(operator, roots: Tensor, wanted: int, seed: int) -> tuple[Tensor, Te
             f'"lobpcg" did not converge: an eigenpair is off by {left:.1e} of the largest '
             'eigenvalue; ask for fewer modes or write method="dense"'
         )
-    return torch.from_numpy(values.copy()), torch.from_numpy(vectors.T.copy())
+    values = torch.from_numpy(values.copy())
+    require_not_negative(values, operator.dtype)
+    return values, torch.from_numpy(vectors.T.copy())
 
 
 def principal_angles(one: Modes, two: Modes, *, tolerance: float) -> Tensor:
@@ -220,7 +233,7 @@ def principal_angles(one: Modes, two: Modes, *, tolerance: float) -> Tensor:
     >>> principal_angles(a, b, tolerance=1e-6) * 180 / torch.pi
     tensor([45.0000], dtype=torch.float64)
     """
-    if one.weights.shape != two.weights.shape or not torch.equal(one.weights, two.weights):
+    if not (torch.equal(one.weights, two.weights) and torch.equal(one.nodes, two.nodes)):
         raise ValueError(
             "principal angles need modes on the same nodes with the same weights; "
             "build both operators with one measure"

@@ -37,6 +37,8 @@ class IntegralOperator:
 
     name: str
     """``"population"`` or ``"empirical"``."""
+    nodes: Tensor
+    """``[n, ...]``."""
     weights: Tensor
     """``[n]``, float64."""
     outputs: int
@@ -111,7 +113,13 @@ def _operator(name: str, kernel: nn.Module | Tensor, measure: Measure) -> Integr
     if left or len(kernel) != len(measure):
         raise ValueError(f"kernel must have one row a node, {len(measure)}, got {len(kernel)} rows")
     return IntegralOperator(
-        name, measure.weights, outputs, matrix, lambda columns: matrix @ columns, dtype
+        name,
+        measure.nodes,
+        measure.weights,
+        outputs,
+        matrix,
+        lambda columns: matrix @ columns,
+        dtype,
     )
 
 
@@ -137,7 +145,7 @@ def matrix_free(model: nn.Module, measure: Measure) -> IntegralOperator:
         )
 
     dtype = next(iter(trainable(model).values())).dtype
-    return IntegralOperator("population", measure.weights, outputs, None, times, dtype)
+    return IntegralOperator("population", nodes, measure.weights, outputs, None, times, dtype)
 
 
 def _product(model: nn.Module, nodes: Tensor, v: Tensor) -> Tensor:
