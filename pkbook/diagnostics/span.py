@@ -14,7 +14,7 @@ def outside_span(
 
     .. math::
 
-       \rho(x)=1-\frac{\|\Pi\,\varphi_\theta(x)\|^2}{\|\varphi_\theta(x)\|^2}
+       \omega(x)=1-\frac{\|\Pi\,\varphi_\theta(x)\|^2}{\|\varphi_\theta(x)\|^2}
        =1-\frac{1}{K_{x,x}}\sum_{j}\frac{(u_j^\top K_{X,x})^2}{\lambda_j}
 
     where :math:`\Pi` projects on the span of the training features (Definition 5.1 of
@@ -39,7 +39,7 @@ def outside_span(
     Returns
     -------
     Tensor
-        :math:`\rho`, ``[m]`` in [0, 1], float64.  For C outputs numerator and denominator are
+        :math:`\omega`, ``[m]`` in [0, 1], float64.  For C outputs numerator and denominator are
         summed over them.
 
     Raises

@@ -265,6 +265,7 @@ def training_interval(ax: Axes, *, along: str = "x") -> None:
     shade(LEFT, EDGE, color=plots.PALETTE[2], alpha=0.15, linewidth=0)
 
 
+@plots.style()
 def draw(result: Result, seed: int = 0) -> Figure:
     """Figure 7: the thresholds over training, of one seed; ticks on the right are the teacher's."""
     fig, panels = _pair()
@@ -292,6 +293,7 @@ def _logarithmic(ax: Axes, config: Config) -> None:
     ax.minorticks_off()
 
 
+@plots.style()
 def draw_fit(result: Result, seed: int = 0) -> Figure:
     """Figure 7: what both networks of one seed have learned, beyond the training interval too."""
     config = result.config
@@ -311,6 +313,7 @@ def draw_fit(result: Result, seed: int = 0) -> Figure:
     return fig
 
 
+@plots.style()
 def draw_ranks(result: Result) -> Figure:
     """Figure 7: ranks of both tangent matrices over training, mean and range over the seeds."""
     fig, panels = _pair()
@@ -329,6 +332,7 @@ def draw_ranks(result: Result) -> Figure:
     return fig
 
 
+@plots.style()
 def draw_losses(result: Result) -> Figure:
     """Figure 7: training and test loss of both placements, median and range over the seeds."""
     fig, panels = plots.figure(2, 1, height=5.4, sharex=True, sharey=True)
@@ -354,6 +358,7 @@ def _band(ax: Axes, steps, values: Tensor, colour: str, line: str, marker: str, 
     ax.plot(steps, middle, line, marker=marker, color=colour, label=label)
 
 
+@plots.style()
 def draw_regimes(result: Result, seed: int = 0) -> Figure:
     """Figure 8: where on the line each unit is on at the end."""
     fig, panels = _pair()
@@ -369,6 +374,7 @@ def draw_regimes(result: Result, seed: int = 0) -> Figure:
     return fig
 
 
+@plots.style()
 def draw_sweep(results: list[Result]) -> Figure:
     """In how many of the seeds the test loss ended higher with the unit outside.
 
@@ -377,13 +383,14 @@ def draw_sweep(results: list[Result]) -> Figure:
     counts = sorted({r.config.units for r in results})
     rows = list(dict.fromkeys((r.config.aim, r.config.trained) for r in results))
     fig, ax = plots.figure(height=4.8)
-    for count, marker in zip(counts, "^osDv", strict=False):
+    for k, (count, marker) in enumerate(zip(counts, "^osDv", strict=False)):
         mine = [r for r in results if r.config.units == count]
         percent = [100 * (r.ratio > 1).double().mean().item() for r in mine]
-        places = [rows.index((r.config.aim, r.config.trained)) for r in mine]
+        lift = 0.22 * (k - (len(counts) - 1) / 2)  # so that equal shares do not hide each other
+        places = [rows.index((r.config.aim, r.config.trained)) + lift for r in mine]
         ax.plot(percent, places, marker, alpha=0.7, markersize=7, label=f"{count} units")
     ax.axvline(50, color="black", linestyle=":")
-    ax.set(xlim=(-4, 104), xlabel="seeds with the higher test loss outside, percent")
+    ax.set(xlim=(-4, 104), xlabel="higher loss outside: % of seeds")
     names = [f"{aim.replace(' from the start', '').replace(' the start', '')}" for aim, _ in rows]
     moving = ["biases" if trained == "biases" else "both" for _, trained in rows]
     ax.set_yticks(range(len(rows)), [f"{n}, {m}" for n, m in zip(names, moving, strict=True)])

@@ -199,9 +199,10 @@ def _roots(kernel: Tensor) -> Tensor:
 # ---- pictures -------------------------------------------------------------------------------
 
 
+@plots.style()
 def draw(result: Result) -> Figure:
     """Shares outside the span, of all seeds, before and after training."""
-    fig, axes = plots.figure(1, 2, height=3.6, sharey=True)
+    fig, axes = plots.figure(2, 1, height=5.4, sharex=True, sharey=True)
     generator = np.random.default_rng(0)  # only spreads the dots sideways
     for e, (ax, moment) in enumerate(zip(axes, MOMENTS, strict=True)):
         for g, marker in enumerate("os"):
@@ -210,11 +211,12 @@ def draw(result: Result) -> Figure:
             ax.plot(g + aside, 100 * values, marker, color=plots.PALETTE[g], alpha=0.5, ms=3)
             ax.plot([g - 0.35, g + 0.35], [100 * np.median(values)] * 2, color="black", lw=2.5)
         ax.set(title=f"{moment} training", xticks=(0, 1), xlim=(-0.6, 1.6))
+        ax.set(ylabel="percent outside", ylim=(0, None))
         ax.set_xticklabels([f"{group} digits" for group in GROUPS])
-    axes[0].set(ylabel="outside the span, percent", ylim=(0, None))
     return fig
 
 
+@plots.style()
 def draw_gap(result: Result) -> Figure:
     """Rank gap of both groups after training against the tolerance, mean and range over seeds."""
     fig, ax = plots.figure(height=3.8)
@@ -227,6 +229,7 @@ def draw_gap(result: Result) -> Figure:
     return fig
 
 
+@plots.style()
 def draw_auroc(result: Result) -> Figure:
     """How well three quantities tell unseen from seen, one dot a seed."""
     fig, ax = plots.figure(height=2.9)
