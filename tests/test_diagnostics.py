@@ -163,6 +163,10 @@ def test_numerical_rank_knows_its_tolerance():
         (lambda: diagnostics.cka(torch.eye(3), torch.eye(3), debiased=True), "at least 4"),
         (lambda: diagnostics.cka(torch.tensor([[1.0, 2], [0, 1]]), torch.eye(2)), "symmetric"),
         (lambda: diagnostics.cka(torch.full((2, 2), torch.nan), torch.eye(2)), "finite"),
+        (lambda: diagnostics.label_kernel(torch.zeros(0)), "at least two labels"),
+        (lambda: diagnostics.label_kernel(torch.tensor(5)), "at least two labels"),
+        (lambda: diagnostics.cka(torch.ones(4, 4, 2, 2), torch.eye(4)), 'reduce="trace"'),
+        (lambda: diagnostics.cka(almost_constant(), torch.eye(50)), "constant after centring"),
         (lambda: separate(penalty=0.0), "positive"),
         (lambda: separate(folds=3), "at least 3"),
         (lambda: separate(kernel=torch.zeros(4, 4)), "not be zero"),
@@ -176,6 +180,25 @@ def test_numerical_rank_knows_its_tolerance():
 )
 def test_bad_input_is_refused_with_a_sentence(call, words):
     with pytest.raises(ValueError, match=words):
+        call()
+
+
+def almost_constant():
+    """Ones, and the rounding of float32."""
+    noise = torch.randn(50, 50, generator=torch.Generator().manual_seed(0))
+    return torch.ones(50, 50) + 1e-7 * (noise + noise.T) / 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: diagnostics.homogeneity(torch.eye(3).long(), torch.tensor([0, 1, 1]), 1),
+        lambda: diagnostics.label_kernel(5),
+        lambda: separate(seed=0.5),
+    ],
+)
+def test_wrong_types_are_refused(call):
+    with pytest.raises(TypeError):
         call()
 
 

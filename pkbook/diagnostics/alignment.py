@@ -1,7 +1,9 @@
 r"""Alignment of a kernel with the labels (Sections 1 and 6 of arXiv 2603.13872)."""
 
+import torch
 from torch import Tensor
 
+from pkbook.checks import require_tensor
 from pkbook.diagnostics.neighbours import as_labels
 from pkbook.matrices import as_gram
 
@@ -15,6 +17,9 @@ def label_kernel(y: Tensor) -> Tensor:
             [0., 1., 0.],
             [1., 0., 1.]], dtype=torch.float64)
     """
+    y = require_tensor(y, "y")
+    if y.ndim == 0 or not len(y):
+        raise ValueError(f"y must hold at least two labels, [n], got {list(y.shape)}")
     labels = as_labels(y, len(y))
     return (labels[:, None] == labels).double()
 
@@ -38,6 +43,7 @@ def cka(k: Tensor, l: Tensor, *, debiased: bool = False) -> float:  # noqa: E741
     >>> round(cka(k, 3 * k), 12)
     1.0
     """
+    roundings = [rounding_of(k, "k"), rounding_of(l, "l")]
     k, l = as_gram(k, "k").cpu(), as_gram(l, "l").cpu()  # noqa: E741
     if k.shape != l.shape:
         raise ValueError(
@@ -47,13 +53,24 @@ def cka(k: Tensor, l: Tensor, *, debiased: bool = False) -> float:  # noqa: E741
         raise ValueError(f"debiased CKA needs at least 4 samples, got {len(k)}")
     centre = _u_centred if debiased else _centred
     one, two = centre(k), centre(l)
-    for name, centred, raw in (("k", one, k), ("l", two, l)):
-        if centred.norm() <= 1e-12 * raw.norm():
+    for name, centred, raw, rounding in zip(("k", "l"), (one, two), (k, l), roundings, strict=True):
+        if centred.norm() <= rounding * raw.norm():
             raise ValueError(
                 f"{name} must vary over the samples, got a kernel that is constant after centring; "
                 "take samples of at least two classes"
             )
     return ((one * two).sum() / one.norm() / two.norm()).item()
+
+
+def rounding_of(k: object, name: str) -> float:
+    """Below this share of a kernel, what centring leaves is rounding; refuses blocks of outputs."""
+    k = require_tensor(k, name)
+    if k.ndim == 4:
+        raise ValueError(
+            f"{name} must be one number a pair, [n, n], got {list(k.shape)}; "
+            'write gradient_kernel(model, x, reduce="trace")'
+        )
+    return 10 * torch.finfo(k.dtype).eps if k.is_floating_point() else 0.0
 
 
 def _centred(k: Tensor) -> Tensor:

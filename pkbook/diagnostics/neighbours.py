@@ -32,6 +32,10 @@ def nearest(similarity: Tensor, count: int) -> Tensor:
     similarity = require_finite(require_tensor(similarity, "similarity"), "similarity")
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ValueError(f"similarity must be [n, n], got {list(similarity.shape)}")
+    if not similarity.is_floating_point():
+        raise TypeError(
+            f"similarity must hold real numbers, got {similarity.dtype}; write similarity.float()"
+        )
     if require_whole(count, "count") >= len(similarity):
         raise ValueError(
             f"count must be below the {len(similarity)} points, got {count}: "

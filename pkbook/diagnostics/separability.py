@@ -47,6 +47,7 @@ def linear_separability(
     """
     matrix = as_gram(kernel).cpu()
     labels = np.unique(as_labels(y, len(matrix)).numpy(), return_inverse=True)[1]
+    require_whole(seed, "seed", least=0)
     if not is_finite_number(penalty) or penalty <= 0:
         raise ValueError(f"penalty must be a positive number, got {penalty!r}")
     if np.bincount(labels).min() < require_whole(folds, "folds", least=2):
