@@ -47,8 +47,11 @@ def blocks(features, others):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_is_what_least_squares_leaves_of_the_feature(outputs):
-    """3 training inputs of a network with more parameters than that; LAPACK gelsd as oracle."""
-    model = pk.models.mlp(2, 5, outputs, activation="tanh", seed=1).double()
+    """3 training inputs of a network with more parameters than that; LAPACK gelsd as oracle.
+
+    Two hidden layers: with one, the blocks of C outputs would be symmetric and hide a mistake.
+    """
+    model = pk.models.mlp(2, 5, 4, outputs, activation="tanh", seed=1).double()
     x = torch.randn(3, 2, generator=seeded(0), dtype=torch.float64)
     other = torch.randn(4, 2, generator=seeded(1), dtype=torch.float64)
     train, asked = rows(model, x).flatten(0, 1), rows(model, other)

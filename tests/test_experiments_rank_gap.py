@@ -170,11 +170,18 @@ def test_the_claim_on_seeds_that_the_chapter_does_not_use():
 
 
 def test_findings_are_extremes_over_moments_and_seeds(tiny):
-    ((setting, numbers),) = rank_gap.findings(tiny)["E8"].items()
+    """Gaps by hand: inside at most 2 and 1, outside at least 3 and 1, in the two seeds."""
+    looks = tiny.ranks.shape[2]
+    gaps = torch.zeros(2, 2, looks, dtype=torch.int64)
+    gaps[0, 0, 1], gaps[0, 1, 2] = 2, 1
+    gaps[1] += 4
+    gaps[1, 0, 1], gaps[1, 1, 0] = 3, 1
+    made = replace(tiny, ranks=torch.stack([torch.ones_like(gaps), 1 + gaps], -1))
+    ((setting, numbers),) = rank_gap.findings(made)["E8"].items()
     assert setting == "teacher near the start, 4 units, biases and output weights trained"
     inside, outside, gradient, ratio = numbers.values()
-    assert inside.high == tiny.gap[0].max()
-    assert outside.low == tiny.gap[1].min() == 2
+    assert (inside.low, inside.high) == (1, 2)
+    assert (outside.low, outside.high) == (1, 3)
     assert gradient.high == 0
     a, b = tiny.ratio.tolist()
     assert ratio.mean == pytest.approx(math.sqrt(a * b))
