@@ -215,7 +215,23 @@ def gap(**options):
     )
 
 
-def test_inputs_without_any_gradient_are_refused_by_name():
+@pytest.mark.parametrize("via", ["features", "kernel"])
+def test_inputs_without_any_gradient_have_rank_zero(via):
     line = torch.nn.Linear(1, 1, bias=False)
-    with pytest.raises(ValueError, match="excite"):
-        diagnostics.rank_gap(line, torch.zeros(2, 1), torch.ones(1, 1), tolerance=1e-3)
+    found = diagnostics.rank_gap(line, torch.zeros(2, 1), torch.ones(1, 1), tolerance=1e-2, via=via)
+    assert (found.training.value, found.mixture.value) == (0, 1)
+
+
+def test_both_ranks_are_asked_at_one_scale():
+    line = torch.nn.Linear(2, 1, bias=False).double()
+    x, other = torch.tensor([[1.0, 0.0], [0.0, 1e-3]]), torch.tensor([[100.0, 0.0]])
+    found = diagnostics.rank_gap(line, x.double(), other.double(), tolerance=1e-4)
+    assert (found.value, found.at(1e-4), found.at(1e-6)) == (0, 0, 0)
+    assert (found.training.at(1e-4), found.training.at(1e-6)) == (1, 2)
+
+
+def test_a_model_in_train_mode_is_refused_before_it_runs():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    with pytest.raises(ValueError, match="train mode"):
+        diagnostics.rank_gap(model, torch.ones(2, 2), torch.ones(1, 2))
+    assert model[1].num_batches_tracked == 0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pkbook.checks import (
     is_finite_number,
     require_choice,
+    require_deterministic,
     require_finite,
     require_inputs,
     require_module,
@@ -41,17 +42,18 @@ class Rank:
     singular_values: Tensor
     """Decreasing, float64."""
     tolerance: float
-    """Relative to the largest."""
+    """Relative to ``scale``."""
+    scale: float
+    """The largest singular value; in a rank gap that of the mixture, for both matrices."""
 
     @property
     def value(self) -> int:
-        """How many singular values exceed ``tolerance`` times the largest."""
-        s = self.singular_values
-        return int((s > self.tolerance * s[0]).sum())
+        """How many singular values exceed ``tolerance`` times the scale."""
+        return self.at(self.tolerance)
 
     def at(self, tolerance: float) -> int:
-        """The rank at another tolerance."""
-        return Rank(self.singular_values, _tolerance(tolerance)).value
+        """The rank at another tolerance, relative to the same scale."""
+        return int((self.singular_values > _tolerance(tolerance) * self.scale).sum())
 
 
 def numerical_rank(matrix: Tensor, tolerance: float = 1e-6) -> Rank:
@@ -68,7 +70,8 @@ def numerical_rank(matrix: Tensor, tolerance: float = 1e-6) -> Rank:
         raise ValueError(f"matrix must be [a, b] and not empty, got {list(matrix.shape)}")
     rounding = max(matrix.shape) * torch.finfo(matrix.dtype).eps
     _require_above(_tolerance(tolerance), rounding, matrix.dtype, "a tangent matrix")
-    return Rank(torch.linalg.svdvals(matrix.detach().double()), tolerance)
+    values = torch.linalg.svdvals(matrix.detach().double())
+    return Rank(values, tolerance, values[0].item())
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,10 @@ class RankGap:
     def value(self) -> int:
         """Directions that the other inputs excite and no training input does."""
         return self.mixture.value - self.training.value
+
+    def at(self, tolerance: float) -> int:
+        """The gap at another tolerance, relative to the mixture's largest singular value."""
+        return self.mixture.at(tolerance) - self.training.at(tolerance)
 
 
 def rank_gap(
@@ -120,7 +127,7 @@ def rank_gap(
     """
     require_choice(via, "via", VIA)
     _tolerance(tolerance)
-    x = require_inputs(require_module(model), x, "x")
+    x = require_inputs(require_deterministic(require_module(model)), x, "x")
     both = torch.cat([x, require_inputs(model, other, "other")])
     if via == "auto":
         with torch.no_grad():
@@ -129,15 +136,10 @@ def rank_gap(
         via = "features" if numbers * both.element_size() <= LARGE else "kernel"
     spectra = _by_features if via == "features" else _by_kernel
     training, mixture = spectra(model, both, len(x), tolerance)
-    if training[0] == 0:
-        raise ValueError("x must excite at least one parameter, got tangent features that are zero")
-    # One absolute bound for both: a relative one of its own would let the training matrix's rank
-    # rise only because its largest singular value is smaller.
-    return RankGap(
-        Rank(training, tolerance * (mixture[0] / training[0]).item()),
-        Rank(mixture, tolerance),
-        via,
-    )
+    # One scale for both: a scale of its own would let the training matrix's rank rise only because
+    # its largest singular value is smaller.
+    scale = mixture[0].item()
+    return RankGap(Rank(training, tolerance, scale), Rank(mixture, tolerance, scale), via)
 
 
 def _by_features(model, both: Tensor, n: int, tolerance: float) -> tuple[Tensor, Tensor]:
