@@ -297,7 +297,7 @@ def test_panels_say_how_much_is_astray_and_curves_are_means(tiny):
     for axes in (CIRCLE, ELLIPSE):
         for kind in ("RBF", "tangent"):
             share = tiny.at(axes).of("area", f"{kind}, tuned")[0] / (math.pi * axes[0] * axes[1])
-            assert next(panels).get_xlabel() == f"{share:.0%} of the set astray"
+            assert next(panels).get_xlabel() == f"{share:.0%} astray"
     left = figures.samples(tiny).axes[0]
     for line, name in zip(left.lines, ("RBF, plain", "RBF, tuned", "tangent, tuned"), strict=True):
         wanted = [1 - tiny.at(CIRCLE, n).of("accuracy", name).mean().item() for n in TINY.sizes]

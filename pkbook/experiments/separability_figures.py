@@ -25,11 +25,8 @@ from pkbook.experiments.separability import (
 )
 from pkbook.experiments.support_vectors import STRENGTHS
 
-TITLES = {
-    "RBF": "RBF on the inputs",
-    "untrained": "features, untrained",
-    "tangent": "features, trained",
-}
+TITLES = {"RBF": "RBF", "untrained": "untrained", "tangent": "trained"}
+NAMES = {"RBF": "RBF", "untrained": "features, untrained", "tangent": "features, trained"}
 LOOK = {  # colour, line, marker
     "RBF, plain": (plots.MINUS, ":", "s"),
     "RBF, tuned": (plots.MINUS, "-", "s"),
@@ -59,58 +56,58 @@ def panel(ax: Axes, outcome: Outcome, case: Case, machine: str) -> None:
     for spine in ax.spines.values():
         spine.set(visible=True, color=plots.NEUTRAL)
     share = wrong.float().mean().item() * (2 * HALF) ** 2 / case.area
-    ax.set_xlabel(f"{share:.0%} of the set astray", fontsize=10.5)
+    ax.set_xlabel(f"{share:.0%} astray", fontsize=10.5)
 
 
 def boundaries(result: Result, way: str = "plain") -> Figure:
     """Figure 3: rows are the two sets, columns the RBF machine and the plane in tangent space."""
-    fig, axes = plots.figure(2, 2, width=6.2, height=6.6)
+    fig, axes = plots.figure(2, 2, width=4.5, height=5.0)
     for row, (name, half) in zip(axes, SETS.items(), strict=True):
         case = Case(half, result.config.sizes[-1])
         row[0].set_ylabel(name)
         for ax, kind in zip(row, ("RBF", "tangent"), strict=True):
             panel(ax, result.outcomes[case], case, f"{kind}, {way}")
-    for ax, kind in zip(axes[0], ("RBF", "tangent"), strict=True):
-        ax.set_title(TITLES[kind])
+    for ax, title in zip(axes[0], ("RBF on the inputs", "tangent features"), strict=True):
+        ax.set_title(title, fontsize=10.5)
     return fig
 
 
 def trio(result: Result, case: Case, way: str) -> Figure:
     """One set: RBF on the inputs, the untrained and the trained network's features."""
-    fig, axes = plots.figure(1, 3, width=7.5, height=3.1)
+    fig, axes = plots.figure(1, 3, width=4.5, height=2.1)
     for ax, kind in zip(axes, TITLES, strict=True):
         panel(ax, result.outcomes[case], case, f"{kind}, {way}")
-        ax.set_title(TITLES[kind], fontsize=10.5)
+        ax.set_title(TITLES[kind])
     return fig
 
 
 def penalty(result: Result) -> Figure:
     """Error on fresh points against C, at equal strength, for the three kinds of machine."""
-    fig, axes = plots.figure(1, 2, height=3.9, sharey=True)
+    fig, axes = plots.figure(2, 1, height=6.0, sharex=True)
     looks = [LOOK[f"{kind}, tuned"] for kind in TITLES]
     for ax, (name, half) in zip(axes, SETS.items(), strict=True):
         curves = 1 - result.at(half).turned
-        for k, (title, look) in enumerate(zip(TITLES.values(), looks, strict=True)):
-            _band(ax, STRENGTHS, curves[:, k], look, title)
+        for k, (kind, look) in enumerate(zip(TITLES, looks, strict=True)):
+            _band(ax, STRENGTHS, curves[:, k], look, NAMES[kind])
         ax.axvline(1, color=plots.NEUTRAL, linewidth=0.9, linestyle=":")
-        ax.set(xscale="log", title=name, xlabel="penalty (C)")
+        ax.set(xscale="log", title=name, ylabel="error on fresh points")
         _errors(ax)
-    axes[0].set_ylabel("error on fresh points")
+    axes[1].set_xlabel("penalty (C)")
     return _with_legend(fig, axes[0])
 
 
 def samples(result: Result) -> Figure:
     """Error on fresh points against the number of samples."""
     sizes = result.config.sizes
-    fig, axes = plots.figure(1, 2, height=3.9, sharey=True)
+    fig, axes = plots.figure(2, 1, height=6.0, sharex=True)
     for ax, (name, half) in zip(axes, SETS.items(), strict=True):
         for machine in ("RBF, plain", "RBF, tuned", "tangent, tuned"):
             found = [1 - result.at(half, n).of("accuracy", machine) for n in sizes]
             _band(ax, sizes, _columns(found), LOOK[machine], _named(machine))
-        ax.set(xscale="log", title=name, xlabel="samples")
+        ax.set(xscale="log", title=name, ylabel="error on fresh points")
         ax.set_xticks(sizes, [str(n) for n in sizes])
         _errors(ax)
-    axes[0].set_ylabel("error on fresh points")
+    axes[1].set_xlabel("samples")
     return _with_legend(fig, axes[0])
 
 
@@ -133,8 +130,7 @@ def ratios(result: Result) -> Figure:
 
 def _named(machine: str) -> str:
     kind, way = machine.split(", ")
-    words = {"RBF": "RBF", "untrained": "features, untrained", "tangent": "features, trained"}
-    return f"{words[kind]} ({way})"
+    return f"{NAMES[kind]} ({way})"
 
 
 def _columns(values: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """Turn the axes of an ellipse, and see who still follows it.
 
-On the left the RBF machine on the inputs, then the linear machine on tangent features of the
+On the left the RBF machine on the inputs, then linear machines on tangent features of the
 untrained and of the trained network. The explorer shows an E4 result that is there already, so it
 trains nothing.
 """
