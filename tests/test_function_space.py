@@ -182,6 +182,17 @@ def test_lazy_training_solves_its_differential_equation():
     )
 
 
+def test_rounding_of_a_float32_kernel_is_not_learnt_from():
+    x = torch.linspace(-3, 3, 40)[:, None]
+    network, y = pk.models.mlp(1, 2, 1, activation="tanh", seed=0), torch.sin(4 * x[:, 0])
+    left = []
+    for dtype in (torch.float32, torch.float64):
+        kernel = pk.gradient_kernel(network.to(dtype), x.to(dtype))
+        left.append((y + fs.lazy_training(kernel, y, math.inf, tolerance=1e-5)).norm())
+        assert (y + fs.lazy_training(kernel, y, math.inf)).norm() > 0.9 * left[0]
+    torch.testing.assert_close(left[0], left[1], rtol=1e-2, atol=0)
+
+
 def test_a_null_mode_does_not_move_in_lazy_training():
     v = torch.tensor([1.0, -1.0], dtype=F64)
     kernel = torch.ones(2, 2, dtype=F64)
@@ -224,6 +235,9 @@ def test_measures_integrate():
         (lambda: fs.lazy_training(torch.eye(2), torch.ones(3), 1.0), "residual"),
         (lambda: fs.lazy_training(torch.eye(2), torch.ones(2), -1.0), "time"),
         (lambda: fs.lazy_training(-torch.eye(2), torch.ones(2), 1.0), "semi-definite"),
+        (lambda: fs.lazy_training(torch.ones(2, 2, 1, 1), torch.ones(2), 1.0), "of one output"),
+        (lambda: fs.lazy_training(torch.eye(2), torch.ones(2), 1.0, tolerance=2.0), "tolerance"),
+        (lambda: fs.lazy_training(torch.eye(2), torch.ones(2), 1.0, tolerance=1e-9), "rounding"),
         (lambda: fs.lazy_training(torch.eye(2), torch.ones(2), 1.0, query=torch.eye(3)), "query"),
         (lambda: fs.kernel_drift(torch.zeros(2, 2), torch.eye(2)), "zero"),
         (lambda: fs.kernel_drift(torch.eye(2), torch.eye(3)), "one shape"),

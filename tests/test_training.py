@@ -77,7 +77,7 @@ def test_divergence_names_the_epoch():
     def squares(f, y):
         return (f - y).square().mean()
 
-    with pytest.raises(FloatingPointError, match="epoch [12];"):
+    with pytest.raises(FloatingPointError, match=r"epoch [12];"):
         list(fit(model, squares, optimizer, data, epochs=(5,), batch=2, seed=0))
 
 

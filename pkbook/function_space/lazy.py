@@ -15,7 +15,7 @@ def lazy_training(
     time: float,
     *,
     query: Tensor | None = None,
-    tolerance: float = 1e-12,
+    tolerance: float | None = None,
 ) -> Tensor:
     r"""The change of the network under gradient flow on the squared loss with a fixed kernel.
 
@@ -35,7 +35,8 @@ def lazy_training(
     query
         kernel between queries and training inputs ``[m, N]``; default the training inputs.
     tolerance
-        modes below it, relative to the largest, do not move.
+        modes below it, relative to the largest, do not move; default the rounding of the kernel,
+        N times that of its dtype.
 
     Returns
     -------
@@ -45,15 +46,27 @@ def lazy_training(
     Raises
     ------
     TypeError, ValueError
-        for kernels that are not symmetric, finite and positive, shapes that do not fit, a
-        negative time.
+        for kernels that are not symmetric, finite and positive or have blocks of outputs, shapes
+        that do not fit, a negative time, a tolerance below the rounding of the kernel.
 
     >>> one = torch.ones(1, 1)                              # K = 1: residual 2 exp(-t)
     >>> lazy_training(one, torch.tensor([2.0]), math.log(2))
     tensor([-1.], dtype=torch.float64)
     """
     matrix = as_gram(kernel).cpu()
+    if kernel.ndim != 2:
+        raise ValueError(
+            f"kernel must be [N, N], of one output, got {list(kernel.shape)}; pass the block "
+            "kernel[:, :, c, c] of each output in turn"
+        )
     n = len(matrix)
+    rounding = n * torch.finfo(kernel.dtype).eps
+    tolerance = rounding if tolerance is None else tolerance
+    if not is_finite_number(tolerance) or not rounding <= tolerance < 1:
+        raise ValueError(
+            f"tolerance must lie in [{rounding:.1e}, 1), above the rounding of the kernel, got "
+            f"{tolerance!r}; compute the kernel in float64, or take a larger one"
+        )
     residual = require_finite(require_tensor(residual, "residual"), "residual").double().cpu()
     if residual.ndim not in (1, 2) or len(residual) != n:
         raise ValueError(
