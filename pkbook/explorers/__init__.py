@@ -6,6 +6,7 @@ from pkbook.explorers.controls import Control, Frame
 from pkbook.explorers.ellipses import ellipses
 from pkbook.explorers.endpoints import endpoints
 from pkbook.explorers.lazy_regime import lazy_regime
+from pkbook.explorers.noise_levels import noise_levels
 from pkbook.explorers.null_space import null_space
 from pkbook.explorers.optimizer_paths import optimizer_paths
 from pkbook.explorers.outside_bias import outside_bias
@@ -19,6 +20,7 @@ __all__ = [
     "ellipses",
     "endpoints",
     "lazy_regime",
+    "noise_levels",
     "null_space",
     "optimizer_paths",
     "outside_bias",
