@@ -108,9 +108,9 @@ def stage_sources(root: Path, stage: Path, cache: Path, local_assets: bool) -> N
     config = yaml.safe_dump(stage_config(root, local_assets), allow_unicode=True)
     (stage / "_config.yml").write_text(config, encoding="utf8")
     pages = {page: executed_copy(root, page, cache) for page in notebook_pages(root)}
+    fill_results(root, stage, pages)
     for page, notebook in pages.items():
         nbformat.write(notebook, stage / f"{page}.ipynb")
-    fill_results(root, stage, pages)
 
 
 def fill_results(root: Path, stage: Path, pages: dict[str, nbformat.NotebookNode]) -> None:

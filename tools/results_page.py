@@ -140,3 +140,12 @@ def write(stage: Path, pages: dict[str, nbformat.NotebookNode], results: Path) -
         return
     text = page(path.read_text(encoding="utf8"), collect(pages), full_findings(results))
     path.write_text(text, encoding="utf8")
+    for notebook in pages.values():
+        hide(notebook)
+
+
+def hide(notebook: nbformat.NotebookNode) -> None:
+    """Take the findings' JSON out of the outputs: Sphinx warns of a form it cannot show."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(MIME, None)
