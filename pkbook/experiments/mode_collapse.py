@@ -289,19 +289,20 @@ def run(
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """T10: moves booked to the batch that caused them; to the step they happened in; and the
-    feedback before any kernel. The first two also for a generator with more momentum."""
+    """T10: moves booked to the batch that caused them, and to the step in which they happened;
+    both again for a generator with more momentum."""
     gap, ratio = (c.name for c in claim("T10").criteria)
     known = over_seeds(result.known)
     texts = {
         "carried": "moves booked to the batch that caused them",
         "moved": "moves booked to the step in which they happen",
-        "feedback": "the discriminator's feedback alone, without a kernel",
     }
-    rows = {text: result.ratio("collapsing", what) for what, text in texts.items()}
-    if "more momentum" in result.carried:
-        for what in ("carried", "moved"):
-            rows[f"{texts[what]}, more momentum"] = result.ratio("more momentum", what)
+    names = [name for name in ("collapsing", "more momentum") if name in result.carried]
+    rows = {
+        text if name == "collapsing" else f"{text}, {name}": result.ratio(name, what)
+        for name in names
+        for what, text in texts.items()
+    }
     return {"T10": {text: {gap: known, ratio: found} for text, found in rows.items()}}
 
 

@@ -1,5 +1,6 @@
 """Pictures that answer to sliders: live in JupyterLab, a flipbook on the page."""
 
+from pkbook.explorers.adversarial_rates import adversarial_rates
 from pkbook.explorers.alignment import alignment
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control, Frame
@@ -16,6 +17,7 @@ __all__ = [
     "Control",
     "Explorer",
     "Frame",
+    "adversarial_rates",
     "alignment",
     "ellipses",
     "endpoints",
