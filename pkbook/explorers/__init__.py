@@ -11,6 +11,7 @@ from pkbook.explorers.noise_levels import noise_levels
 from pkbook.explorers.null_space import null_space
 from pkbook.explorers.optimizer_paths import optimizer_paths
 from pkbook.explorers.outside_bias import outside_bias
+from pkbook.explorers.shifted_copies import shifted_copies
 from pkbook.explorers.step_average import step_average
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "null_space",
     "optimizer_paths",
     "outside_bias",
+    "shifted_copies",
     "step_average",
 ]
