@@ -1,5 +1,6 @@
 """Choose an architecture and a shift: how alike does the network take a digit and its copy?"""
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -25,7 +26,7 @@ def levels(result: experiment.Result, architecture: str, pixels: int) -> Tensor:
 
 
 @style()
-def draw(result: experiment.Result, pictures: Tensor, architecture: str, pixels: int) -> Figure:
+def draw(result: experiment.Result, pictures: np.ndarray, architecture: str, pixels: int) -> Figure:
     """The digit and its copy above; below the kernel, and the cosine without the mean."""
     fig, axes = figure(2, 2, width=4.6, height=5.2, height_ratios=(1, 1.2), sharey="row")
     place = result.config.shifts.index(pixels)
@@ -77,7 +78,7 @@ def shifted_copies(result: experiment.Result | None = None) -> Explorer:
         )
     config = result.config
     _, _, copies = experiment.queries(config, config.seeds[0])
-    pictures = copies[:, 0, 0]
+    pictures = copies[:, 0, 0].numpy()
     shifts = [s for s in config.shifts if s in (1, 2, 4, 7)] or config.shifts[1:]
     return Explorer(
         {
