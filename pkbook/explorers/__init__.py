@@ -6,6 +6,7 @@ from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control, Frame
 from pkbook.explorers.ellipses import ellipses
 from pkbook.explorers.endpoints import endpoints
+from pkbook.explorers.image_kernels import image_kernels
 from pkbook.explorers.lazy_regime import lazy_regime
 from pkbook.explorers.noise_levels import noise_levels
 from pkbook.explorers.null_space import null_space
@@ -22,6 +23,7 @@ __all__ = [
     "alignment",
     "ellipses",
     "endpoints",
+    "image_kernels",
     "lazy_regime",
     "noise_levels",
     "null_space",
