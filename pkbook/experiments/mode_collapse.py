@@ -65,12 +65,12 @@ class Config:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     few: int = 3
-    steps: int = 240
+    steps: int = 200
     every: int = 10
     """Steps between two counts of modes, and what curves are averaged over."""
     batch: int = 64
     latents: int = 512
-    queries: int = 32
+    queries: int = 24
     points: int = 500
     scale: float = 0.15
     nodes: int = 2

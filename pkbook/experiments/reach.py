@@ -68,7 +68,7 @@ def reach(sizes: Tensor, distance: Tensor) -> Reach:
 
 
 def diffusion(
-    seed: int, *, samples: int = 24, levels: int = 20, steps: int = 200, embedding: str = "sines"
+    seed: int, *, samples: int = 24, levels: int = 20, steps: int = 120, embedding: str = "sines"
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""A small diffusion model of the ring of Gaussians, taken apart.
 
@@ -109,7 +109,7 @@ def adversarial(made: gen.AdversarialRun, queries: Tensor) -> tuple[Tensor, Tens
 
 
 def ring_gan(
-    seed: int, *, latents: int = 480, steps: int = 200, queries: int = 40
+    seed: int, *, latents: int = 480, steps: int = 120, queries: int = 40
 ) -> tuple[Tensor, Tensor]:
     """The same for a GAN on the same ring, by SGD against a learned discriminator, with as many
     rows, steps and samples a step as `diffusion` has."""
