@@ -11,7 +11,7 @@ from oracles import kernel as naive_kernel
 from scipy.stats import kendalltau
 
 import pkbook as pk
-from pkbook.experiments import alignment
+from pkbook.experiments import alignment, alignment_figures
 
 TINY = alignment.Config(
     samples=40,
@@ -212,7 +212,7 @@ def test_e11_on_a_seed_that_the_chapter_does_not_use():
 
 
 def test_pictures_show_the_numbers(tiny):
-    figures = alignment.figures(tiny)
+    figures = alignment_figures.figures(tiny)
     assert set(figures) == {"labels-0-random", "labels-1-random", "equal-steps"}
     assert all(isinstance(fig, Figure) for fig in figures.values())
     drawn = figures["labels-1-random"].axes

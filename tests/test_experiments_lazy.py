@@ -12,6 +12,7 @@ from scipy.linalg import expm
 
 import pkbook as pk
 from pkbook.experiments import lazy_training as lazy
+from pkbook.experiments import lazy_training_figures
 from pkbook.experiments.claims import finding
 
 TINY = lazy.Config(
@@ -220,7 +221,7 @@ def test_full_is_larger_than_quick():
 
 
 def test_draws_its_figures(tiny):
-    figures = lazy.figures(tiny)
+    figures = lazy_training_figures.figures(tiny)
     assert set(figures) == {"drift", "modes", "fits", "scale"}
     for figure in figures.values():
         assert isinstance(figure, Figure)

@@ -283,7 +283,7 @@ def test_full_is_larger_than_quick():
 
 
 def test_draws_its_figures(tiny):
-    drawn = separability.figures(tiny)
+    drawn = figures.figures(tiny)
     assert set(drawn) == {"boundaries", "penalty", "samples", "ratios"}
     drawn["trio"] = figures.trio(tiny, Case(ELLIPSE, 60), "tuned")
     for figure in drawn.values():

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -301,13 +300,3 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         return {name: over_seeds(values) for name, values in zip(names, found, strict=True)}
 
     return {"E11": {setting: numbers(how) for setting, how in SETTINGS.items()}}
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """What the command line writes."""
-    from pkbook.experiments import alignment_figures as draw  # which imports this module
-
-    drawn = {
-        f"labels-{share:g}-random": draw.training(result, share) for share in result.config.shares
-    }
-    return drawn | {"equal-steps": draw.equal_steps(result)}

@@ -100,3 +100,9 @@ def equal_steps(result: Result) -> Figure:
 def _last(runs: Sequence[Run]) -> Tensor:
     """Alignment of the normalised kernel and accuracy after the last step, held-out ``[S, 2]``."""
     return torch.tensor([[r.alignment(normalised=True)[-1], r.accuracy[-1]] for r in runs])
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    drawn = {f"labels-{share:g}-random": training(result, share) for share in result.config.shares}
+    return drawn | {"equal-steps": equal_steps(result)}

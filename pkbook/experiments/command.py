@@ -2,14 +2,17 @@
 
 A module of `pkbook.experiments` takes part with ``Config`` (``quick()`` and ``full()``),
 ``run(config, device=, folder=, progress=)``, ``findings(result)`` giving
-``{id: {setting: numbers}}`` and ``figures(result)`` giving ``{name: Figure}``.
+``{id: {setting: numbers}}`` and ``figures(result)`` giving ``{name: Figure}``; the last may stand
+in a module of the same name with ``_figures`` behind it.
 """
 
 import argparse
 import sys
 import time
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -91,7 +94,7 @@ def run_one(
     start = time.perf_counter()
     result = experiment.run(config, device=device, folder=folder, progress=progress)
     seconds = round(time.perf_counter() - start, 1)
-    for name, figure in experiment.figures(result).items():
+    for name, figure in _drawings(module).figures(result).items():
         (folder / f"{name}.png").write_bytes(png(figure))
         close(figure)
     found = []
@@ -104,6 +107,12 @@ def run_one(
         print(as_text(finding))
         found.append(finding)
     return found
+
+
+def _drawings(module: str) -> ModuleType:
+    """Where an experiment's figures are drawn."""
+    apart = f"pkbook.experiments.{module}_figures"
+    return import_module(apart if find_spec(apart) else f"pkbook.experiments.{module}")
 
 
 def _same_settings(path: Path, config: str) -> None:

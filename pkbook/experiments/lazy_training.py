@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -26,7 +25,6 @@ from tqdm.auto import tqdm
 
 from pkbook.checks import is_finite_number
 from pkbook.experiments.claims import claim
-from pkbook.experiments.lazy_figures import DRAWINGS
 from pkbook.experiments.results import Measured, Numbers, with_interval
 from pkbook.experiments.training import remembered
 from pkbook.function_space import kernel_drift, lazy_training
@@ -302,8 +300,3 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
             for s, signs in enumerate(SIGNS)
         }
     }
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """What the command line writes."""
-    return {draw.__name__.removeprefix("draw_"): draw(result) for draw in DRAWINGS}

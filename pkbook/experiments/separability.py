@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -292,15 +291,3 @@ def _numbers(result: Result, way: str, n: int, axes: tuple[float, float]) -> Num
     )
     names = (c.name for c in claim("E4").criteria)
     return {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """What the command line writes."""
-    from pkbook.experiments import separability_figures as draw  # which imports this module
-
-    return {
-        "boundaries": draw.boundaries(result),
-        "penalty": draw.penalty(result),
-        "samples": draw.samples(result),
-        "ratios": draw.ratios(result),
-    }

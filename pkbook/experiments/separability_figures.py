@@ -156,3 +156,13 @@ def _errors(ax: Axes) -> None:
 def _with_legend(fig: Figure, ax: Axes) -> Figure:
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return fig
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {
+        "boundaries": boundaries(result),
+        "penalty": penalty(result),
+        "samples": samples(result),
+        "ratios": ratios(result),
+    }

@@ -5,8 +5,8 @@ from functools import cache
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pkbook.experiments.lazy_figures import fit_panel, modes_panel
 from pkbook.experiments.lazy_training import Config, measure, rms
+from pkbook.experiments.lazy_training_figures import fit_panel, modes_panel
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control
 from pkbook.plots import figure, style
