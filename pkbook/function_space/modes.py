@@ -2,7 +2,7 @@ r"""Eigenfunctions of an integral operator, and functions taken apart in them.""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,12 +19,23 @@ from pkbook.checks import (
 )
 from pkbook.matrices import as_gram, require_not_negative
 
-if TYPE_CHECKING:
-    from pkbook.function_space.operator import IntegralOperator
-
 METHODS = ("auto", "dense", "lobpcg")
 DENSE = 1500  # up to this size all eigenpairs take a second
 CONVERGED = 1e-6  # residual of an eigenpair, relative to the largest eigenvalue
+
+
+class Operator(Protocol):
+    """What modes are found of; see :class:`~pkbook.function_space.IntegralOperator`."""
+
+    name: str
+    nodes: Tensor
+    weights: Tensor
+    outputs: int
+    matrix: Tensor | None
+    dtype: torch.dtype
+
+    def times(self, columns: Tensor) -> Tensor:
+        """The kernel times columns."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,7 @@ class Modes:
         return ((matrix - rebuilt).norm() / matrix.norm()).item()
 
 
-def find_modes(operator: "IntegralOperator", count: int | None, method: str, seed: int) -> Modes:
+def find_modes(operator: Operator, count: int | None, method: str, seed: int) -> Modes:
     """Eigenpairs of an operator; see :meth:`IntegralOperator.modes`."""
     size = len(operator.weights) * operator.outputs
     wanted = size if count is None else require_whole(count, "count")
@@ -184,13 +195,13 @@ def _signed(functions: Tensor) -> Tensor:
     return functions * torch.where(largest < 0, -1.0, 1.0).reshape(-1, *[1] * (functions.ndim - 1))
 
 
-def _dense(operator, roots: Tensor, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
+def _dense(operator: Operator, roots: Tensor, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(roots.unsqueeze(1) * operator.matrix * roots)
     require_not_negative(values, operator.dtype)
     return values.flip(0)[:wanted], vectors.flip(1)[:, :wanted].T
 
 
-def _lobpcg(operator, roots: Tensor, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
+def _lobpcg(operator: Operator, roots: Tensor, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
     size = len(roots)
     if 5 * wanted > size:
         raise ValueError(
