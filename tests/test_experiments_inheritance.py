@@ -10,7 +10,7 @@ from oracles import kernel as naive_kernel
 from torch import nn
 
 import pkbook as pk
-from pkbook.experiments import attended, claims, inheritance
+from pkbook.experiments import attended, claims, inheritance, inheritance_figures
 from pkbook.experiments.inheritance import averaging_cnn, by_layer, centred, compare, moved
 
 TINY = inheritance.Config(per_class=3, held_out=2, batch=10, shifts=(0, 2), epochs=(0, 2))
@@ -234,8 +234,8 @@ def test_a_trained_reader_heeds_the_marked_letter_on_a_seed_of_its_own():
 
 
 def test_pictures_show_the_numbers(tiny, letters):
-    figures = inheritance.figures(tiny)
-    assert set(figures) == {"as-they-are", "mean-taken-off", "accuracy"}
+    figures = inheritance_figures.figures(tiny)
+    assert set(figures) == {"as-they-are", "mean-taken-off", "accuracy", "against-others"}
     curves = {
         line.get_label(): line.get_ydata() for line in figures["mean-taken-off"].axes[1].lines
     }
@@ -244,9 +244,7 @@ def test_pictures_show_the_numbers(tiny, letters):
     assert curves["pixels"] == pytest.approx(tiny.pixels[:, 1].mean((0, 2)).numpy())
     curves = {line.get_label(): line.get_ydata() for line in figures["accuracy"].axes[0].lines}
     assert curves["CNN"] == pytest.approx(tiny.accuracy[1, :, -1].mean(0).numpy())
-    from pkbook.experiments import inheritance_figures
-
-    panel = inheritance_figures.against_others(tiny).axes[1]
+    panel = figures["against-others"].axes[1]
     assert panel.get_title() == "CNN"
     same = {line.get_label(): line.get_ydata() for line in panel.lines}["another of the class"]
     assert same[0] == pytest.approx(tiny.unmoved("CNN")[:, 0].mean().item())

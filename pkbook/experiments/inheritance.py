@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
@@ -311,12 +310,3 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         return {name: over_seeds(v.tolist()) for name, v in zip(names, values, strict=True)}
 
     return {"E12": {setting: numbers(*how) for setting, how in SETTINGS.items()}}
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """What the command line writes."""
-    from pkbook.experiments import inheritance_figures as draw  # which imports this module
-
-    kinds = {"as-they-are": False, "mean-taken-off": True}
-    drawn = {name: draw.curves(result, centred=kind) for name, kind in kinds.items()}
-    return drawn | {"accuracy": draw.accuracies(result)}

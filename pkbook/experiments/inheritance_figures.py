@@ -74,3 +74,13 @@ def against_others(result: Result, *, centred: bool = False) -> Figure:
     labels[0] = "its moved copy"
     fig.legend(handles[1:], labels[1:], loc="outside upper center", ncols=2)
     return fig
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {
+        "as-they-are": curves(result),
+        "mean-taken-off": curves(result, centred=True),
+        "accuracy": accuracies(result),
+        "against-others": against_others(result),
+    }
