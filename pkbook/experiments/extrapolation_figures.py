@@ -73,7 +73,7 @@ def class_table(result: Result) -> Figure:
     sizes = [len(names) for names in parts.values()]
     fig, axes = plots.figure(1, 3, width=7.5, height=3.5, sharey=True, width_ratios=sizes)
     for ax, part, (title, names) in zip(axes, means.split(sizes, 1), parts.items(), strict=True):
-        image = ax.imshow(part, cmap=plots.SEQUENTIAL, vmin=0.2, vmax=0.9, aspect="auto")
+        image = ax.imshow(part.numpy(), cmap=plots.SEQUENTIAL, vmin=0.2, vmax=0.9, aspect="auto")
         ax.set_xticks(range(len(names)), list(names))
         ax.set_yticks(range(10), list(DIGITS))
         ax.tick_params(length=0)

@@ -35,7 +35,7 @@ class Config:
     splits: tuple[str, ...] = ("01234", "012345", "56789")
     """The seen digits; the first is the paper's, the last its reverse."""
     per_class: int = 100
-    held_out: int = 25
+    held_out: int = 20
     """Pictures of each digit that are looked at; none was trained on."""
     outputs: int | None = None
     """Of the network; None for one a seen digit."""
@@ -72,7 +72,7 @@ class Config:
 
     @classmethod
     def full(cls, **changes) -> "Config":
-        return replace(cls(per_class=600, epochs=20, seeds=(0, 1, 2, 3, 4)), **changes)
+        return replace(cls(per_class=600, held_out=30, epochs=20, seeds=(0, 1, 2, 3, 4)), **changes)
 
 
 @dataclass(frozen=True)
@@ -213,13 +213,16 @@ def flat_map(kernel: Tensor, seed: int = 0) -> Tensor:
             f"kernel: expected at most {MOST_ON_MAP} points, came {len(kernel)}; "
             "take fewer of each class"
         )
+    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         warnings.filterwarnings("ignore", "using precomputed metric")
         from umap import UMAP  # slow to import, and only this picture needs it
 
         made = UMAP(metric="precomputed", random_state=seed, n_jobs=1)
-        return torch.from_numpy(made.fit_transform(diagnostics.distance(kernel).numpy()))
+        places = made.fit_transform(diagnostics.distance(kernel).numpy())
+    torch.set_num_threads(threads)  # UMAP's libraries set torch's threads anew
+    return torch.from_numpy(places)
 
 
 def draw(result: Result) -> Figure:
@@ -244,8 +247,9 @@ def _map(ax: Axes, places: Tensor, y: Tensor, marked: Tensor) -> None:
     if not marked.all():
         rest = ax.scatter(*places[~marked].T, s=7, color=plots.NEUTRAL, alpha=0.5, linewidth=0)
         plots.rasterise(rest)
+    colours = (*plots.PALETTE[:4], "black")
     for place, digit in enumerate(y[marked].unique().tolist()):
-        mine, colour = places[marked & (y == digit)], plots.PALETTE[place % 5]
+        mine, colour = places[marked & (y == digit)], colours[place % 5]
         ax.scatter(*mine.T, s=48, marker=f"${digit}$", color=colour, linewidth=0)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():

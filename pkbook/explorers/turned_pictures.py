@@ -21,7 +21,7 @@ from pkbook.explorers.controls import Control
 from pkbook.kernels import normalised_kernel
 from pkbook.plots import MINUS, NEUTRAL, PLUS, figure, style
 
-ANGLES = (0, 20, 45, 70, 90, 180)
+ANGLES = (0, 20, 45, 90, 180)
 PICTURES = ("handwritten 2", "handwritten 3", "printed 2", "printed 6", "letter B", "letter I")
 NEAREST = 5
 
