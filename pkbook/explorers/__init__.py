@@ -14,6 +14,7 @@ from pkbook.explorers.optimizer_paths import optimizer_paths
 from pkbook.explorers.outside_bias import outside_bias
 from pkbook.explorers.shifted_copies import shifted_copies
 from pkbook.explorers.step_average import step_average
+from pkbook.explorers.turned_pictures import turned_pictures
 
 __all__ = [
     "Control",
@@ -31,4 +32,5 @@ __all__ = [
     "outside_bias",
     "shifted_copies",
     "step_average",
+    "turned_pictures",
 ]
