@@ -13,6 +13,7 @@ from torch.distributions import Normal
 import pkbook as pk
 from pkbook.experiments import known_densities as known
 from pkbook.experiments import mode_collapse as collapse
+from pkbook.experiments import mode_collapse_figures
 from pkbook.experiments.claims import finding
 from pkbook.generative import Optimal, ring_of_gaussians
 
@@ -269,7 +270,7 @@ def test_full_is_larger_than_quick():
 
 
 def test_draws_its_figures(tiny):
-    figures = collapse.figures(tiny)
+    figures = mode_collapse_figures.figures(tiny)
     assert set(figures) == {"rings", "coherence", "modes", "lead"}
     for figure in figures.values():
         assert isinstance(figure, Figure)

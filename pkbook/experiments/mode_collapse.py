@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -20,7 +19,6 @@ from tqdm.auto import tqdm
 from pkbook.checks import require_choice, require_whole
 from pkbook.experiments.claims import claim
 from pkbook.experiments.known_densities import gaps
-from pkbook.experiments.mode_collapse_figures import DRAWINGS
 from pkbook.experiments.results import Measured, Numbers, over_seeds
 from pkbook.experiments.training import remembered
 from pkbook.generative import (
@@ -304,8 +302,3 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         for what, text in texts.items()
     }
     return {"T10": {text: {gap: known, ratio: found} for text, found in rows.items()}}
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """What the command line writes."""
-    return {draw.__name__.removeprefix("draw_"): draw(result) for draw in DRAWINGS}

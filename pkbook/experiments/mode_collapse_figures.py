@@ -1,17 +1,13 @@
 """What T10 looks like: rings, coherence over time, coherence against modes, who leads."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pkbook import plots
+from pkbook.experiments.mode_collapse import Result
 from pkbook.generative import ring_of_gaussians
-
-if TYPE_CHECKING:
-    from pkbook.experiments.mode_collapse import Result
 
 LOOKS = {
     "healthy": ("o", plots.PALETTE[0]),
@@ -33,7 +29,7 @@ def ring_panel(ax: Axes, points: Tensor) -> None:
 
 
 @plots.style()
-def draw_rings(result: "Result") -> Figure:
+def draw_rings(result: Result) -> Figure:
     """What the first seed makes at the end, healthy and collapsing."""
     fig, axes = plots.figure(1, 2, width=6, height=3.4, sharey=True)
     for ax, name in zip(axes, ("healthy", "collapsing"), strict=True):
@@ -43,7 +39,7 @@ def draw_rings(result: "Result") -> Figure:
 
 
 @plots.style()
-def draw_coherence(result: "Result") -> Figure:
+def draw_coherence(result: Result) -> Figure:
     """Coherence before and after the kernel, over time: mean and range over seeds."""
     fig, axes = plots.figure(2, 1, width=4.8, height=5.4, sharex=True, sharey=True)
     every = result.config.every
@@ -67,7 +63,7 @@ def draw_coherence(result: "Result") -> Figure:
 
 
 @plots.style()
-def draw_modes(result: "Result") -> Figure:
+def draw_modes(result: Result) -> Figure:
     """Late coherence against the late number of modes, one mark a run."""
     fig, axes = plots.figure(2, 1, width=4.8, height=6.4, sharex=True, sharey=True)
     for ax, values in zip(axes, (result.carried, result.feedback), strict=True):
@@ -84,7 +80,7 @@ def draw_modes(result: "Result") -> Figure:
 
 
 @plots.style()
-def draw_lead(result: "Result", most: int = 4) -> Figure:
+def draw_lead(result: Result, most: int = 4) -> Figure:
     """Correlation of coherence with the number of modes, earlier and later, collapsing runs."""
     fig, ax = plots.figure(height=3.4)
     found = result.lagged("collapsing", most)
@@ -98,4 +94,11 @@ def draw_lead(result: "Result", most: int = 4) -> Figure:
     return fig
 
 
-DRAWINGS = (draw_rings, draw_coherence, draw_modes, draw_lead)
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {
+        "rings": draw_rings(result),
+        "coherence": draw_coherence(result),
+        "modes": draw_modes(result),
+        "lead": draw_lead(result),
+    }
