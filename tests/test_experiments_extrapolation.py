@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu, rankdata
 
 import pkbook as pk
 from pkbook.experiments import claims, failure_scores, printed_digits, unseen_digits
-from pkbook.experiments import extrapolation_figures as figures
+from pkbook.experiments import printed_digits_figures as figures
 from pkbook.experiments.shifted_inputs import noisy, turned
 
 explorer = importlib.import_module("pkbook.explorers.turned_pictures")
@@ -419,7 +419,7 @@ def test_scores_have_one_area_for_each_set(trained):
 
 
 def test_figures_are_drawn(trained, unseen):
-    assert all(isinstance(f, Figure) for f in printed_digits.figures(trained).values())
+    assert all(isinstance(f, Figure) for f in figures.figures(trained).values())
     scores = failure_scores.run(trained)
     for number in ("unlike", "failure"):
         axes = failure_scores.draw(scores, number).axes

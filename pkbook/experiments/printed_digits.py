@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
@@ -240,16 +239,3 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
 def _numbers(id: str, values) -> Numbers:
     names = (c.name for c in claim(id).criteria)
     return {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """What the command line writes."""
-    from pkbook.experiments import extrapolation_figures as draw  # which imports this module
-
-    return {
-        "print": draw.matrices(result, "print"),
-        "letters": draw.matrices(result, "letters"),
-        "classes": draw.class_table(result),
-        "accuracy": draw.accuracy(result),
-        "training": draw.training(result),
-    }

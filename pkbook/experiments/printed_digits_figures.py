@@ -149,3 +149,14 @@ def nearest_training(result: Result, characters: str, count: int = 6) -> Figure:
     axes[0, 0].set_title("asked", fontsize=10)
     axes[0, 1].set_title("nearest", fontsize=10)
     return fig
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {
+        "print": matrices(result, "print"),
+        "letters": matrices(result, "letters"),
+        "classes": class_table(result),
+        "accuracy": accuracy(result),
+        "training": training(result),
+    }
