@@ -60,7 +60,7 @@ class Config:
     """Settings. `quick()` takes under a minute on a CPU; `full()` is the paper's size."""
 
     tasks: tuple[Task, ...] = (
-        Task("MNIST", 100, (0, 1, 2, 4, 10)),
+        Task("MNIST", 100, (0, 1, 3, 10)),
         Task("CIFAR-10", 30, (0, 10, 30)),
     )
     shown: int = 10
@@ -231,10 +231,11 @@ def samples(config: Config, task: Task, seed: int) -> tuple[data.Samples, data.S
     source, generator = SOURCES[task.source][0], torch.Generator().manual_seed(seed)
     train = source("train", per_class=task.per_class, generator=generator)
     held = source("test", per_class=HELD_OUT, generator=generator)
-    if not config.standardised:
-        return train, held
-    std, mean = torch.std_mean(train.x)
-    return tuple(data.Samples((x - mean) / std, y) for x, y in (train, held))
+    std, mean = torch.std_mean(train.x) if config.standardised else (1.0, 0.0)
+    return tuple(
+        data.Samples(((x - mean) / std).to(memory_format=torch.channels_last), y)
+        for x, y in (train, held)
+    )
 
 
 def shown(images: data.Samples, count: int) -> data.Samples:
@@ -246,7 +247,8 @@ def shown(images: data.Samples, count: int) -> data.Samples:
 
 def network(config: Config, task: Task, seed: int) -> nn.Sequential:
     """The paper's network for a data set, before training."""
-    return SOURCES[task.source][1](dropout=config.dropout, seed=seed)
+    model = SOURCES[task.source][1](dropout=config.dropout, seed=seed)
+    return model.to(memory_format=torch.channels_last)  # on a CPU pooling is much faster so
 
 
 def train(

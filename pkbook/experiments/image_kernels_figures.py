@@ -54,7 +54,7 @@ def contrasts(result: Result) -> Figure:
 @plots.style()
 def layers(result: Result) -> Figure:
     """Each layer's share of the kernel and of its contrast after training, means over seeds."""
-    fig, axes = plots.figure(1, len(result.outcomes), height=3.9, squeeze=False)
+    fig, axes = plots.figure(1, len(result.outcomes), height=3.9, squeeze=False, sharey=True)
     for ax, (source, outcome) in zip(axes[0], result.outcomes.items(), strict=True):
         trace = outcome.share[:, AFTER, 0]
         carried = outcome.carried[:, AFTER, 0]

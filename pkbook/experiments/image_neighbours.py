@@ -66,10 +66,10 @@ class Config:
     """Settings. `quick()` takes seconds on a CPU; `full()` has more images and more starts."""
 
     per_class: int = 20
-    asked: int = 30
+    asked: int = 25
     """Held-out images of each class whose neighbours are looked for."""
     neighbours: int = 10
-    loss: float = 0.05
+    loss: float = 0.1
     """Training stops after the first epoch whose loss on the training set is at most this."""
     most: int = 100
     """Epochs after which a run is given up."""
