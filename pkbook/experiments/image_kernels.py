@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -342,11 +341,3 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         numbers = {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
         settings[f"{result.config.shown} {probes} a class"] = numbers
     return {"E3": settings}
-
-
-def figures(result: Result) -> dict[str, Figure]:
-    """What the command line writes."""
-    from pkbook.experiments import image_kernels_figures as draw  # which imports this module
-
-    drawn = {"contrast": draw.contrasts(result), "layers": draw.layers(result)}
-    return drawn | {f"{name}-matrices": draw.matrices(result, name) for name in result.outcomes}

@@ -120,3 +120,9 @@ def faces(images: Tensor, labels: Tensor, rows: Mapping[str, Tensor], image: int
                 other = bool(labels[place] != labels[image])
                 spine.set(visible=other, color=plots.PLUS, linewidth=3)
     return fig
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    drawn = {"contrast": contrasts(result), "layers": layers(result)}
+    return drawn | {f"{name}-matrices": matrices(result, name) for name in result.outcomes}
