@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ def matrix(ax: Axes, outcome: Outcome, epoch: int, side: int = 0, layer: int = 0
     """One kernel matrix, ordered by class; colours run from -1 to 1 whatever it holds."""
     plots.kernel_matrix(ax, outcome.kernels[epoch, side, layer], outcome.labels, limit=1.0)
     ax.tick_params(labelsize=9)
+    ax.tick_params(axis="x", pad=13)
 
 
 @plots.style()
@@ -71,12 +73,12 @@ def layers(result: Result) -> Figure:
 
 def _bars(ax: Axes, names: tuple[str, ...], bars: Mapping[str, Tensor]) -> None:
     """Groups of bars, each a mean over seeds ``[S, n]`` with their range."""
-    places = torch.arange(len(names))
+    places = np.arange(len(names))
     for k, (label, values) in enumerate(bars.items()):
         mean = values.mean(0)
-        reach = torch.stack([mean - values.amin(0), values.amax(0) - mean])
+        reach = torch.stack([mean - values.amin(0), values.amax(0) - mean]).numpy()
         at, look = places + 0.4 * k - 0.2, {"color": plots.PALETTE[k], "hatch": (None, "///")[k]}
-        ax.bar(at, mean, 0.38, label=label, yerr=reach, ecolor="black", **look)
+        ax.bar(at, mean.numpy(), 0.38, label=label, yerr=reach, ecolor="black", **look)
     ax.set_xticks(places, names, fontsize=9.5)
 
 

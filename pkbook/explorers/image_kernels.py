@@ -32,12 +32,12 @@ def fewer(outcome: experiment.Outcome, count: int = SHOWN) -> experiment.Outcome
 
 
 def words(outcome: experiment.Outcome, epoch: int, layer: int) -> str:
-    """What is to be seen, in numbers of the first seed."""
-    within, across = outcome.within[0, epoch, 0, layer], outcome.across[0, epoch, 0, layer]
+    """What is to be seen, in numbers of the images shown."""
+    within, across = experiment.class_means(outcome.kernels[epoch, 0, layer], outcome.labels)
     fitted = outcome.accuracy[0, epoch, 0]
     text = (
-        f"Two training images of one class have a normalised kernel of {within:.2f} on average, "
-        f"two of different classes {across:.2f}: a contrast of {within - across:.2f}. "
+        f"Two of these images have a normalised kernel of {within:.2f} on average if they are of "
+        f"one class and {across:.2f} if they are not: a contrast of {within - across:.2f}. "
     )
     if layer:
         share = outcome.share[0, epoch, 0, layer - 1]
