@@ -102,6 +102,8 @@ def _row(claim: Claim, quick: Finding | None, full: Finding | None) -> str:
     ]
     if quick.reason:
         parts.append(f"{quick.reason[0].upper()}{quick.reason[1:]}.")
+    if full is not None and len(full.settings) != len(quick.settings):
+        raise ResultsMissing(f"{claim.id}: the full preset has other settings; run it again")
     parts += [_numbers(claim, setting, quick, full) for setting in quick.settings]
     if full is not None:
         parts.append(_provenance(full))
@@ -109,9 +111,13 @@ def _row(claim: Claim, quick: Finding | None, full: Finding | None) -> str:
 
 
 def _numbers(claim: Claim, setting: str, quick: Finding, full: Finding | None) -> str:
-    """The numbers of one setting; the full preset's beside them where it has this setting."""
-    more = None if full is None else full.settings.get(setting)
+    """The numbers of one setting; beside them the full preset's, which has the same in order."""
     lines = [f"{setting[0].upper()}{setting[1:]}:", ""]
+    more = None
+    if full is not None:
+        name, more = list(full.settings.items())[list(quick.settings).index(setting)]
+        if name != setting:
+            lines[0] = f"{lines[0][:-1]} (full preset: {name}):"
     for criterion in claim.criteria:
         line = f"* {criterion.name}: **{_told(quick.settings[setting][criterion.name])}**"
         if more is not None:
