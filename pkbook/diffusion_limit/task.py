@@ -174,7 +174,7 @@ class Task:
         """Weighted gradients, and what else is asked at the same point of each path.
 
         ``weights [R, k, N]``, queries ``x [m, ...]``.  Chains of linear layers and element-wise
-        functions take the faster way of :class:`pkbook.diffusion_limit.chain.Chain`.
+        functions take the faster way of ``chain.Chain``.
         """
         if self.chain is None:
             return self._pull(theta, weights, x, variance)
