@@ -49,7 +49,8 @@ def test_every_claim_has_its_row_and_its_verdict(tmp_path):
     e9 = text.split("## E9:")[1].split("## E10:")[0]
     assert "\n\n**Not reproduced.** Whatever the optimizer" in e9
     assert "SGD 0.510 (0.500 to 0.520) instead of at least 0.9" in e9
-    assert "full preset **1 (0.990 to 1.010), lowest to highest of 2 seeds**" in e9
+    assert "; full preset **1 (0.990 to 1.010)**; at least 0.9" in e9
+    assert "in brackets lowest to highest of 2 seeds" in e9
     assert "2 minutes" in e9
     assert "\n\n**Not measured yet.**" in text.split("## E8:")[1].split("##")[0]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -102,8 +103,6 @@ def _row(claim: Claim, quick: Finding | None, full: Finding | None) -> str:
     ]
     if quick.reason:
         parts.append(f"{quick.reason[0].upper()}{quick.reason[1:]}.")
-    if full is not None and len(full.settings) != len(quick.settings):
-        raise ResultsMissing(f"{claim.id}: the full preset has other settings; run it again")
     parts += [_numbers(claim, setting, quick, full) for setting in quick.settings]
     if full is not None:
         parts.append(_provenance(full))
@@ -111,23 +110,35 @@ def _row(claim: Claim, quick: Finding | None, full: Finding | None) -> str:
 
 
 def _numbers(claim: Claim, setting: str, quick: Finding, full: Finding | None) -> str:
-    """The numbers of one setting; beside them the full preset's, which has the same in order."""
-    lines = [f"{setting[0].upper()}{setting[1:]}:", ""]
-    more = None
+    """The numbers of one setting; the full preset's beside them where it has that setting."""
+    numbers, more = quick.settings[setting], None
+    heading = f"{setting[0].upper()}{setting[1:]}; {_spreads(numbers)}"
     if full is not None:
-        name, more = list(full.settings.items())[list(quick.settings).index(setting)]
-        if name != setting:
-            lines[0] = f"{lines[0][:-1]} (full preset: {name}):"
+        name = _same(setting, quick, full)
+        more = full.settings.get(name)
+    if more is not None:
+        heading += f". Full preset: {'' if name == setting else f'{name}; '}{_spreads(more)}"
+    lines = [f"{heading}:", ""]
     for criterion in claim.criteria:
-        line = f"* {criterion.name}: **{_told(quick.settings[setting][criterion.name])}**"
+        line = f"* {criterion.name}: **{numbers[criterion.name]}**"
         if more is not None:
-            line += f"; full preset **{_told(more[criterion.name])}**"
+            line += f"; full preset **{more[criterion.name]}**"
         lines.append(f"{line}; {criterion.threshold}")
     return "\n".join(lines)
 
 
-def _told(number: Measured) -> str:
-    return str(number) if number.low == number.high else f"{number}, {number.meaning}"
+def _same(setting: str, quick: Finding, full: Finding) -> str:
+    """The full preset's name of a setting: the same, or the one in its place."""
+    if setting in full.settings or len(full.settings) != len(quick.settings):
+        return setting
+    return list(full.settings)[list(quick.settings).index(setting)]
+
+
+def _spreads(numbers: Mapping[str, Measured]) -> str:
+    """What stands in brackets behind the numbers."""
+    found = {number.meaning for number in numbers.values() if number.low != number.high}
+    counts = {number.count for number in numbers.values()}
+    return f"in brackets {', '.join(sorted(found))}" if found else f"{max(counts)} runs"
 
 
 def _provenance(full: Finding) -> str:
@@ -135,7 +146,9 @@ def _provenance(full: Finding) -> str:
     if full.reason:
         text += f"; {full.reason}"
     if full.seconds is not None:
-        text += f". It took {full.seconds / 60:.0f} minutes"
+        long = full.seconds >= 120
+        took = f"{full.seconds / 60:.0f} minutes" if long else f"{full.seconds:.0f} seconds"
+        text += f". It took {took}"
     return f"{text}.\n\n```text\n{full.made_by}\n```"
 
 
