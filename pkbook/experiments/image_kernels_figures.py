@@ -65,8 +65,8 @@ def layers(result: Result) -> Figure:
             "share of the contrast": carried / carried.sum(1, keepdim=True),
         }
         _bars(ax, outcome.layers, bars)
-        ax.set(title=source, ylim=(0, None))
-    axes[0, 0].set_ylabel("share")
+        ax.set_title(source)
+    axes[0, 0].set(ylabel="share", ylim=(0, None))  # after all bars, as the axis is shared
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
 
@@ -93,11 +93,13 @@ def shared(result: image_neighbours.Result) -> Figure:
         spread = row + 0.3 * torch.linspace(-1, 1, len(values))
         ax.plot(values, spread, marker, color=colour, markersize=4, alpha=0.5, linewidth=0)
         ax.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color="black", linewidth=2)
-    for value, words in ((result.chance, "blind within\nthe class"), (_pixels(result), "pixels")):
+    places = (result.chance, "blind in\nthe class", "right"), (_pixels(result), "pixels", "left")
+    for value, words, side in places:
         ax.axvline(value, color="black", linewidth=1, linestyle=":")
-        ax.text(value + 0.01, -0.75, words, fontsize=9.5, va="top")
+        gap = -0.01 if side == "right" else 0.01
+        ax.text(value + gap, -0.75, words, fontsize=9.5, va="top", ha=side)
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="neighbours in common", xlim=(0.3, 0.9), ylim=(len(names) - 0.4, -0.8))
+    ax.set(xlabel="neighbours in common", xlim=(0.22, 0.9), ylim=(len(names) - 0.4, -0.8))
     return fig
 
 
