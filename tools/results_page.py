@@ -112,7 +112,8 @@ def _row(claim: Claim, quick: Finding | None, full: Finding | None) -> str:
 def _numbers(claim: Claim, setting: str, quick: Finding, full: Finding | None) -> str:
     """The numbers of one setting; the full preset's beside them where it has that setting."""
     numbers, more = quick.settings[setting], None
-    heading = f"{setting[0].upper()}{setting[1:]}; {_spreads(numbers)}"
+    first = setting[0].upper() if setting[0].isascii() else setting[0]  # a Greek letter stays
+    heading = f"{first}{setting[1:]}; {_spreads(numbers)}"
     if full is not None:
         name = _same(setting, quick, full)
         more = full.settings.get(name)
