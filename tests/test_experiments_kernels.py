@@ -83,8 +83,8 @@ def test_shuffled_labels_leave_half_of_the_neighbours_alike():
     x, y = pk.data.ring_and_disk(600)
     similarity = -torch.cdist(x, x)
     shuffled = y[torch.randperm(600, generator=torch.Generator().manual_seed(0))]
-    right = neighbours.same_label_share(similarity, y, 100).mean().item()
-    wrong = neighbours.same_label_share(similarity, shuffled, 100).mean().item()
+    right = neighbours.homogeneity(similarity, y, 100).mean().item()
+    wrong = neighbours.homogeneity(similarity, shuffled, 100).mean().item()
     assert abs(wrong - 0.5) < 0.04 < 0.2 < right - 0.5
 
 

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from pkbook import data, losses, models
 from pkbook.checks import require_choice
 from pkbook.diagnostics import cka, label_kernel
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import remembered
 from pkbook.kernels import gradient_kernel
 from pkbook.randomness import seeded
@@ -293,10 +293,9 @@ SETTINGS = {
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """E11's numbers, one a seed: held-out images, right labels."""
-    names = [c.name for c in claim("E11").criteria]
 
     def numbers(how: dict) -> Numbers:
         found = (correlations(result, architecture, **how) for architecture in ARCHITECTURES)
-        return {name: over_seeds(values) for name, values in zip(names, found, strict=True)}
+        return by_seed("E11", found)
 
     return {"E11": {setting: numbers(how) for setting, how in SETTINGS.items()}}

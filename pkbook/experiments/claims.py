@@ -3,7 +3,9 @@
 The bounds were fixed before the experiments were run. A criterion without bounds is reported.
 """
 
-from pkbook.experiments.results import Claim, Criterion, Finding, Numbers
+from collections.abc import Iterable
+
+from pkbook.experiments.results import Claim, Criterion, Finding, Numbers, over_seeds
 
 LAST = 0.9  # E9's bound for each optimizer
 
@@ -306,6 +308,15 @@ def claim(id: str) -> Claim:
     if id not in CLAIMS:
         raise ValueError(f"id must be one of {', '.join(CLAIMS)}, got {id!r}")
     return CLAIMS[id]
+
+
+def by_seed(id: str, values: Iterable[Iterable[float]]) -> Numbers:
+    """A claim's numbers: one sequence for each of its criteria, in their order, one value a seed.
+
+    ValueError if there are more or fewer sequences than criteria.
+    """
+    pairs = zip(claim(id).criteria, values, strict=True)
+    return {criterion.name: over_seeds(found) for criterion, found in pairs}
 
 
 def finding(id: str, settings: dict[str, Numbers], **more) -> Finding:

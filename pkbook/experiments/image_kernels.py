@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from pkbook import data, losses, models
 from pkbook.checks import is_finite_number, require_module
 from pkbook.diagnostics.neighbours import as_labels
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import fit
 from pkbook.kernels import gradient_kernel
 
@@ -331,13 +331,11 @@ def _together(config: Config, task: Task, found: list[dict]) -> Outcome:
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """E3's numbers, on training images (first) and on images held out."""
-    names = [c.name for c in claim("E3").criteria]
     settings = {}
     for probes in PROBES:
         values = []
         for source in SOURCES:
             contrast = result.outcomes[source].whole(probes)
             values += [contrast[:, -1] / contrast[:, 0], contrast[:, -1]]
-        numbers = {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
-        settings[f"{result.config.shown} {probes} a class"] = numbers
+        settings[f"{result.config.shown} {probes} a class"] = by_seed("E3", values)
     return {"E3": settings}

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from pkbook import data, losses, models
 from pkbook.checks import is_finite_number, require_choice, require_tensor, require_whole
 from pkbook.experiments import alignment
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import fit
 from pkbook.kernels import gradient_kernel
 from pkbook.randomness import seeded
@@ -299,7 +299,6 @@ SETTINGS = {
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """E12's numbers, one a seed."""
-    names = [c.name for c in claim("E12").criteria]
 
     def numbers(cnn: str, kind: bool) -> Numbers:
         def at(name: str, look: int = -1) -> Tensor:
@@ -307,6 +306,6 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
 
         margins = [at(cnn, look) - at("MLP", look) for look in (0, -1)]
         values = [*margins, at(cnn), at("MLP"), at("transformer")]
-        return {name: over_seeds(v.tolist()) for name, v in zip(names, values, strict=True)}
+        return by_seed("E12", values)
 
     return {"E12": {setting: numbers(*how) for setting, how in SETTINGS.items()}}

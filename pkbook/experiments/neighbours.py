@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from pkbook import data, losses, models, plots
 from pkbook.diagnostics import homogeneity, nearest
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import fit
 from pkbook.kernels import normalised_kernel
 
@@ -116,9 +116,6 @@ class Result:
     outputs: Tensor  # [E, GRID, GRID] outputs over EXTENT of the first seed
 
 
-same_label_share = homogeneity  # chapters call it so
-
-
 def train(
     config: Config, model: nn.Module, x: Tensor, y: Tensor, seed: int, **how
 ) -> Iterator[int]:
@@ -161,9 +158,8 @@ def run(
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """E1's numbers, one a seed."""
     values = result.euclidean, result.share[:, 0], result.share[:, -1]
-    names = (c.name for c in claim("E1").criteria)
-    numbers = {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
-    return {"E1": {f"{result.config.loss} loss, {result.config.activation}": numbers}}
+    setting = f"{result.config.loss} loss, {result.config.activation}"
+    return {"E1": {setting: by_seed("E1", values)}}
 
 
 def figures(result: Result) -> dict[str, Figure]:

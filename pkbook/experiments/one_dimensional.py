@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models, plots
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import remembered
 from pkbook.kernels import normalised_kernel
 
@@ -131,10 +131,7 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """E2's numbers, one a seed: kernel on one side of 0 minus across 0, at distance `FAR`."""
     h = result.at(FAR)
     gap = dict(zip(result.config.targets, (result.inside - result.across)[..., h], strict=True))
-    values = gap["square wave"], gap["sine"]
-    names = (c.name for c in claim("E2").criteria)
-    numbers = {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
-    return {"E2": {"tanh, Adam": numbers}}
+    return {"E2": {"tanh, Adam": by_seed("E2", (gap["square wave"], gap["sine"]))}}
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from pkbook import data, losses, models, plots
 from pkbook.diagnostics import homogeneity
 from pkbook.experiments import neighbours
-from pkbook.experiments.claims import claim
+from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers, over_seeds
 from pkbook.experiments.training import remembered
 from pkbook.kernels import normalised_kernel
@@ -238,8 +238,7 @@ def _curve_ends(result: Result, between: Tensor) -> Numbers:
         between[..., alike & other].mean((0, 2)),
         between[..., ~alike].mean((0, 2)),
     )
-    names = (c.name for c in claim("E10").criteria)
-    return {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
+    return by_seed("E10", values)
 
 
 def _near_ends(result: Result) -> Numbers:
@@ -249,8 +248,7 @@ def _near_ends(result: Result) -> Numbers:
     same, cross = (
         values[:, :, -1][..., near].nanmean((0, 2)) for values in (result.same, result.cross)
     )
-    names = (c.name for c in claim("E10").criteria)
-    return {n: over_seeds(v) for n, v in zip(names, (itself, same, cross), strict=True)}
+    return by_seed("E10", (itself, same, cross))
 
 
 def figures(result: Result) -> dict[str, Figure]:

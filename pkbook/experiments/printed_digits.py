@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from pkbook import data, losses, models
 from pkbook.checks import is_finite_number, require_whole
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.shifted_inputs import turned
 from pkbook.experiments.training import fit
 from pkbook.kernels import normalised_kernel
@@ -230,12 +230,7 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
             [rank_correlation(k, a) for k, a in zip(kernel, accuracy, strict=True)],
         )
         like = "as large as MNIST's" if size == BOX else f"{size} pixels large, not {BOX}"
-        e6[f"printed digits {like}"] = _numbers("E6", values)
+        e6[f"printed digits {like}"] = by_seed("E6", values)
     one, two, letter = (values[:, -1] for values in alike(result).values())
     setting = f"{config.per_class} digits a class, {config.epochs[-1]} epochs"
-    return {"E6": e6, "E7": {setting: _numbers("E7", (one, two / one, letter / one))}}
-
-
-def _numbers(id: str, values) -> Numbers:
-    names = (c.name for c in claim(id).criteria)
-    return {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
+    return {"E6": e6, "E7": {setting: by_seed("E7", (one, two / one, letter / one))}}

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.interpolation import Interpolation
 from pkbook.plots import figure, style
 from pkbook.trajectory import Trajectory, batches
@@ -192,9 +192,7 @@ def _numbers(config: Config, seed: int) -> tuple[float, float, float]:
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """T1's numbers, one a seed."""
-    names = (c.name for c in claim("T1").criteria)
-    values = zip(*result.by_seed, strict=True)
-    return {"T1": {"tanh MLP": {n: over_seeds(v) for n, v in zip(names, values, strict=True)}}}
+    return {"T1": {"tanh MLP": by_seed("T1", zip(*result.by_seed, strict=True))}}
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.interpolation import Interpolation
 from pkbook.plots import figure, style
 from pkbook.trajectory import Trajectory, batches
@@ -131,9 +131,7 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     every = (result, *result.others)
     gaps = [max(one.completeness.values()) for one in every]
     halves = ([one.first_half(name) for one in every] for name in SCHEDULES)
-    names = (c.name for c in claim("T11").criteria)
-    numbers = {n: over_seeds(v) for n, v in zip(names, (gaps, *halves), strict=True)}
-    return {"T11": {"tanh MLP, float64": numbers}}
+    return {"T11": {"tanh MLP, float64": by_seed("T11", (gaps, *halves))}}
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
 from pkbook.checks import is_finite_number
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.support_vectors import KINDS, machine, turned
 from pkbook.experiments.training import fit, remembered
 from pkbook.kernels import gradient_kernel
@@ -289,5 +289,4 @@ def _numbers(result: Result, way: str, n: int, axes: tuple[float, float]) -> Num
         ellipse.of("accuracy", tangent) - ellipse.of("accuracy", rbf),
         torch.divide(*areas),
     )
-    names = (c.name for c in claim("E4").criteria)
-    return {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
+    return by_seed("E4", values)

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from pkbook import data, diagnostics, losses, models, plots
 from pkbook.checks import is_finite_number, require_whole
-from pkbook.experiments.claims import claim
-from pkbook.experiments.results import Numbers, over_seeds
+from pkbook.experiments.claims import by_seed
+from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import fit
 from pkbook.kernels import normalised_kernel
 
@@ -190,8 +190,7 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
 def _numbers(purity: Tensor) -> Numbers:
     before, after = purity.unbind(1)
     values = after[:, 0] - before[:, 0], after[:, 0] - after[:, 1], after[:, 1] - before[:, 1]
-    names = (c.name for c in claim("E5").criteria)
-    return {name: over_seeds(v) for name, v in zip(names, values, strict=True)}
+    return by_seed("E5", values)
 
 
 # ---- pictures -------------------------------------------------------------------------------
