@@ -154,10 +154,8 @@ def _provenance(full: Finding) -> str:
 
 
 def write(stage: Path, pages: dict[str, nbformat.NotebookNode], results: Path) -> None:
-    """Fill in the staged results page; nothing to do for a book without one."""
+    """Fill in the staged results page, and take out of the pages what fed it."""
     path = stage / "book" / "results.md"
-    if not path.exists():
-        return
     text = page(path.read_text(encoding="utf8"), collect(pages), full_findings(results))
     path.write_text(text, encoding="utf8")
     for notebook in pages.values():

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pkbook import losses, plots
-from pkbook.checks import is_finite_number, require_choice, require_whole
+from pkbook.checks import require_choice, require_whole
+from pkbook.experiments.settings import require_rate, require_seeds
 from pkbook.experiments.training import fit
 from pkbook.randomness import seeded
 from pkbook.tangent import tangent_features
@@ -83,10 +84,8 @@ class Config:
         least = {"letters": 3, "places": 2, "width": 1, "samples": 1, "shown": 1, "batch": 1}
         for name, value in least.items():
             require_whole(getattr(self, name), name, value)
-        if not is_finite_number(self.rate) or self.rate <= 0:
-            raise ValueError(f"rate: expected a positive number, came {self.rate!r}; write 3e-3")
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_rate(self.rate, "3e-3")
+        require_seeds(self.seeds)
 
     @classmethod
     def quick(cls, **changes) -> "Config":

@@ -20,6 +20,7 @@ from pkbook.checks import is_finite_number, require_module
 from pkbook.diagnostics.neighbours import as_labels
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
+from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.training import fit
 from pkbook.kernels import gradient_kernel
 
@@ -90,8 +91,7 @@ class Config:
             if not is_finite_number(value) or not above < value < most:
                 limit = "a positive number" if name == "rate" else "0 <= number < 1"
                 raise ValueError(f"{name}: expected {limit}, came {value!r}")
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_seeds(self.seeds)
 
     @classmethod
     def quick(cls, **changes) -> "Config":

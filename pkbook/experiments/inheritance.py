@@ -17,10 +17,11 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
-from pkbook.checks import is_finite_number, require_choice, require_tensor, require_whole
+from pkbook.checks import require_choice, require_tensor, require_whole
 from pkbook.experiments import alignment
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
+from pkbook.experiments.settings import require_rate
 from pkbook.experiments.training import fit
 from pkbook.kernels import gradient_kernel
 from pkbook.randomness import seeded
@@ -90,8 +91,7 @@ class Config:
                 f"shifts: expected increasing pixels from 0 to at most 27, came {self.shifts}; "
                 "write (0, 1, 2)"
             )
-        if not is_finite_number(self.rate) or self.rate <= 0:
-            raise ValueError(f"rate: expected a positive number, came {self.rate!r}; write 1e-3")
+        require_rate(self.rate, "1e-3")
         if len(self.epochs) < 2 or self.epochs[0] != 0:
             raise ValueError(
                 f"epochs: expected 0 and at least one later, came {self.epochs}; write (0, 15)"

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from pkbook.checks import is_finite_number
 from pkbook.experiments.claims import claim
 from pkbook.experiments.results import Measured, Numbers, with_interval
+from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.training import remembered
 from pkbook.function_space import kernel_drift, lazy_training
 from pkbook.kernels import gradient_kernel
@@ -55,8 +56,7 @@ class Config:
                 raise ValueError(
                     f"{name}: expected at least two positive numbers that increase, came {values}"
                 )
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_seeds(self.seeds)
         for name in ("samples", "scale_width"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -20,6 +20,7 @@ from pkbook.checks import require_choice, require_whole
 from pkbook.experiments.claims import claim
 from pkbook.experiments.known_densities import gaps
 from pkbook.experiments.results import Measured, Numbers, over_seeds
+from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.training import remembered
 from pkbook.generative import (
     AdversarialRun,
@@ -79,8 +80,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("few", "steps", "every", "batch", "latents", "queries", "points", "nodes"):
             require_whole(getattr(self, name), name)
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_seeds(self.seeds)
         if self.steps % (4 * self.every):
             raise ValueError(
                 f"steps: expected a multiple of four times every ({4 * self.every}), "

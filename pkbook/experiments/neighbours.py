@@ -20,6 +20,7 @@ from pkbook import data, losses, models, plots
 from pkbook.diagnostics import homogeneity, nearest
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
+from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.training import fit
 from pkbook.kernels import normalised_kernel
 
@@ -88,8 +89,7 @@ class Config:
             )
         if not 0 < self.batch <= self.samples:
             raise ValueError(f"batch: expected 1 to {self.samples}, came {self.batch}")
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_seeds(self.seeds)
 
     @classmethod
     def quick(cls, **changes) -> "Config":

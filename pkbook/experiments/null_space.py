@@ -20,6 +20,7 @@ from pkbook import function_space, models, plots
 from pkbook.checks import is_finite_number
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
+from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.training import remembered
 from pkbook.function_space import Measure, Modes
 
@@ -75,8 +76,7 @@ class Config:
             raise ValueError(
                 f"tolerance: expected a number between 0 and 1, came {self.tolerance!r}; write 1e-6"
             )
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one")
+        require_seeds(self.seeds)
         self._check_times()
 
     def _check_times(self) -> None:

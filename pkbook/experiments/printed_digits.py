@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pkbook import data, losses, models
-from pkbook.checks import is_finite_number, require_whole
+from pkbook.checks import require_whole
+from pkbook.experiments.alignment import spearman
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
+from pkbook.experiments.settings import require_rate, require_seeds
 from pkbook.experiments.shifted_inputs import turned
 from pkbook.experiments.training import fit
 from pkbook.kernels import normalised_kernel
@@ -55,10 +56,8 @@ class Config:
             raise ValueError("shown: expected at least 2, so that a class has pairs, came 1")
         if not self.sizes or not all(0 < size <= 28 for size in self.sizes):
             raise ValueError(f"sizes: expected pixels from 1 to 28, came {self.sizes}")
-        if not is_finite_number(self.rate) or self.rate <= 0:
-            raise ValueError(f"rate: expected a positive number, came {self.rate!r}; write 1e-3")
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_rate(self.rate, "1e-3")
+        require_seeds(self.seeds)
 
     @classmethod
     def quick(cls, **changes) -> "Config":
@@ -203,13 +202,6 @@ def _sized(config: Config, model, asked: data.Samples, prints) -> tuple[Tensor, 
     return torch.stack([read(model, some) for some in prints]), torch.stack(means)
 
 
-def rank_correlation(one: Tensor, two: Tensor) -> float:
-    """Spearman's; NaN where one side is constant and has no ranks."""
-    if one.unique().numel() == 1 or two.unique().numel() == 1:
-        return float("nan")
-    return float(spearmanr(one.numpy(), two.numpy()).statistic)
-
-
 def alike(result: Result) -> dict[str, Tensor]:
     """Mean kernel over seeds and epochs ``[S, E]``: pairs of one class, of two, and letters."""
     own = torch.eye(10, dtype=torch.bool)
@@ -227,7 +219,7 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         accuracy, kernel = result.sized_accuracy[:, place], result.sized_means[:, place]
         values = (
             result.handwriting[:, -1] - accuracy.mean(1),
-            [rank_correlation(k, a) for k, a in zip(kernel, accuracy, strict=True)],
+            [spearman(k, a) for k, a in zip(kernel, accuracy, strict=True)],
         )
         like = "as large as MNIST's" if size == BOX else f"{size} pixels large, not {BOX}"
         e6[f"printed digits {like}"] = by_seed("E6", values)

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pkbook import plots
+from pkbook.experiments.nearest_rows import nearest_rows
 from pkbook.experiments.printed_digits import Result, alike
 
 DIGITS = "0123456789"
@@ -137,18 +138,12 @@ def nearest_training(result: Result, characters: str, count: int = 6) -> Figure:
     n, kernel = 10 * result.config.shown, result.kernels[-1]
     classes = [10 + DIGITS.index(c) if c in DIGITS else 20 + result.config.letters.index(c)
                for c in characters]  # fmt: skip
-    fig, axes = plots.figure(len(classes), count + 1, width=6.2, height=0.95 * len(classes))
-    for row, label in zip(axes, classes, strict=True):
+    rows = []
+    for label in classes:
         asked = int((result.y == label).nonzero()[0])
         found = kernel[asked, :n].topk(count).indices
-        plots.digit_row(row[:1], result.x[asked][None])
-        signs = torch.where(result.y[found] == label - 10, 1.0, -1.0)
-        plots.digit_row(row[1:], result.x[found], signs)
-        for ax in row[1:]:
-            ax.set_xlabel("")
-    axes[0, 0].set_title("asked", fontsize=10)
-    axes[0, 1].set_title("nearest", fontsize=10)
-    return fig
+        rows.append((result.x[asked], result.x[found], result.y[found] == label - 10))
+    return nearest_rows(rows)
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from pkbook import plots
 from pkbook.checks import is_finite_number
 from pkbook.experiments.lazy_training import descend
+from pkbook.experiments.settings import require_seeds
 from pkbook.function_space import lazy_training
 from pkbook.kernels import gradient_kernel
 from pkbook.models import ntk_mlp
@@ -51,8 +52,7 @@ class Config:
             value = getattr(self, name)
             if not is_finite_number(value) or value <= 0:
                 raise ValueError(f"{name}: expected a positive number, came {value!r}")
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one")
+        require_seeds(self.seeds)
 
     @property
     def stops(self) -> list[int]:

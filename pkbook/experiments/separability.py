@@ -21,6 +21,7 @@ from pkbook import data, losses, models
 from pkbook.checks import is_finite_number
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
+from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.support_vectors import KINDS, machine, turned
 from pkbook.experiments.training import fit, remembered
 from pkbook.kernels import gradient_kernel
@@ -93,8 +94,7 @@ class Config:
             for value in getattr(self, name):
                 if not is_finite_number(value) or not max(low, 1e-6) <= value <= high:
                     raise ValueError(f"{name}: expected {low:g} to {high:g}, came {value!r}")
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_seeds(self.seeds)
 
     @classmethod
     def quick(cls, **changes) -> "Config":

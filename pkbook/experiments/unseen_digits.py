@@ -18,9 +18,11 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from pkbook import data, diagnostics, losses, models, plots
-from pkbook.checks import is_finite_number, require_whole
+from pkbook.checks import require_whole
 from pkbook.experiments.claims import by_seed
+from pkbook.experiments.nearest_rows import nearest_rows
 from pkbook.experiments.results import Numbers
+from pkbook.experiments.settings import require_rate, require_seeds
 from pkbook.experiments.training import fit
 from pkbook.kernels import normalised_kernel
 
@@ -61,10 +63,8 @@ class Config:
                 f"neighbours: expected fewer than the {2 * self.held_out} pictures of two digits, "
                 f"came {self.neighbours}"
             )
-        if not is_finite_number(self.rate) or self.rate <= 0:
-            raise ValueError(f"rate: expected a positive number, came {self.rate!r}; write 1e-3")
-        if not self.seeds:
-            raise ValueError("seeds: expected at least one, came none; write (0, 1, 2)")
+        require_rate(self.rate, "1e-3")
+        require_seeds(self.seeds)
 
     @classmethod
     def quick(cls, **changes) -> "Config":
@@ -279,15 +279,9 @@ def draw_near(result: Result, count: int = 6) -> Figure:
     split, y = result.config.splits[0], result.y
     unseen = y[~seen(split, y)].unique().tolist()
     near = diagnostics.nearest(result.kernels[1], count)
-    fig, axes = plots.figure(len(unseen), count + 1, width=6.2, height=0.95 * len(unseen))
-    for row, digit in zip(axes, unseen, strict=True):
+    rows = []
+    for digit in unseen:
         anchor = int((y == digit).nonzero()[0])
-        plots.digit_row(row[:1], result.x[anchor][None])
         found = near[anchor]
-        signs = torch.where(y[found] == digit, 1.0, -1.0)
-        plots.digit_row(row[1:], result.x[found], signs)
-        for ax in row[1:]:
-            ax.set_xlabel("")
-    axes[0, 0].set_title("asked", fontsize=10)
-    axes[0, 1].set_title("nearest", fontsize=10)
-    return fig
+        rows.append((result.x[anchor], result.x[found], y[found] == digit))
+    return nearest_rows(rows)

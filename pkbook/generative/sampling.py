@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pkbook.checks import require_finite, require_tensor
-from pkbook.generative.denoising import NoisedData, NoisePredictor, _rows, with_level
+from pkbook.generative.denoising import NoisedData, NoisePredictor, by_sample, with_level
 from pkbook.generative.noise import NoiseSchedule
 from pkbook.interpolation import Interpolation
 
@@ -119,9 +119,7 @@ def assemble(path: ReversePath, told: Interpolation, data: NoisedData) -> Assemb
             f"told must be the interpolation of path.queries, {levels * n} queries, got "
             f"{told.initial.shape[0]}"
         )
-    rows = _rows(told, data)
-    samples = rows.new_zeros(int(data.sample.max()) + 1, *rows.shape[1:])
-    samples.index_add_(0, data.sample, rows)
+    samples = by_sample(told, data)
     weights = path.weights.reshape(-1, 1, 1)
     scale = path.schedule.kept.rsqrt()
     before = torch.cat([torch.ones(1, dtype=torch.float64), scale[:-1]]).reshape(-1, 1, 1)
