@@ -19,7 +19,13 @@ from pkbook.distributed import distributed_kernel
 from pkbook.explain import Explanation, explain
 from pkbook.influence import self_influence, step_pairs
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
-from pkbook.kernels import gradient_kernel, normalised_kernel, two_time_kernel, weighted_kernel
+from pkbook.kernels import (
+    gradient_kernel,
+    kernels_by_layer,
+    normalised_kernel,
+    two_time_kernel,
+    weighted_kernel,
+)
 from pkbook.snapshot import ReplayError
 from pkbook.storage import StorageError
 from pkbook.tangent import tangent_features
@@ -44,6 +50,7 @@ __all__ = [
     "generative",
     "gradient_kernel",
     "interpolate",
+    "kernels_by_layer",
     "losses",
     "models",
     "normalised_kernel",

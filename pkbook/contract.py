@@ -146,6 +146,7 @@ def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights
             continue
         done.add(name)
         weight, twin = weights[name], twins.get(name)
+        twin = twin if twin in one and twin in two else None
         alpha = weight if isinstance(weight, float) else 1.0
         row = weight.flatten() if isinstance(weight, Tensor) else None
         way = cheapest(one[name], two[name], total.reduce, row is not None, total.symmetric)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pkbook.checks import require_module
-from pkbook.tangent import Tree, features, gram, trainable
+from pkbook.tangent import Tree, features, gram, gram_by_group, trainable
 
 
 def gradient_kernel(
@@ -58,6 +58,71 @@ def gradient_kernel(
     return gram(
         model, x1, x2, reduce=reduce, parameters1=parameters, parameters2=None, memory=memory
     )
+
+
+def kernels_by_layer(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    reduce: str = "trace",
+    parameters: Tree | None = None,
+    memory: int | None = None,
+) -> dict[str, Tensor]:
+    r"""Each layer's part of the kernel, ``{layer: [n1, n2]}``; their sum is :math:`K`.
+
+    .. math:: K_{x,x'}=\sum_\ell K^{(\ell)}_{x,x'}, \qquad
+        K^{(\ell)}_{x,x'}=\langle\nabla_{\theta_\ell}f(x),\nabla_{\theta_\ell}f(x')\rangle
+
+    Layers are the direct children of ``model`` that have trainable parameters, see
+    ``layer_names``.  All parts come from the same forward and backward passes.  Arguments,
+    shapes and errors as in :func:`gradient_kernel`; ValueError for a parameter outside of the
+    layers, or in two of them.
+
+    >>> parts = kernels_by_layer(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)),
+    ...                          torch.ones(4, 2))
+    >>> {name: tuple(part.shape) for name, part in parts.items()}
+    {'0': (4, 4), '1': (4, 4)}
+    """
+    _require_layers(require_module(model))
+    return gram_by_group(
+        model,
+        x1,
+        x2,
+        group=lambda name: name.partition(".")[0],
+        reduce=reduce,
+        parameters=parameters,
+        memory=memory,
+    )
+
+
+def layer_names(model: nn.Module) -> tuple[str, ...]:
+    """The direct children with trainable parameters.
+
+    >>> layer_names(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))
+    ('0',)
+    """
+    layers = require_module(model).named_children()
+    return tuple(n for n, layer in layers if any(p.requires_grad for p in layer.parameters()))
+
+
+def _require_layers(model: nn.Module) -> None:
+    """Every trainable parameter is in one layer and in no other."""
+    place: dict[int, str] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        layer, _, inside = name.partition(".")
+        if not p.requires_grad:
+            continue
+        if not inside:
+            raise ValueError(
+                f"model: expected parameters in layers only, came {name!r} outside of them; "
+                "wrap the model in torch.nn.Sequential(model) to count it as one layer"
+            )
+        if place.setdefault(id(p), layer) != layer:
+            raise ValueError(
+                f"model: expected each parameter in one layer, came {name!r} that is in layer "
+                f"{place[id(p)]!r} too; wrap the two in one module to count them as one layer"
+            )
 
 
 def normalised_kernel(

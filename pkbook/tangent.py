@@ -349,10 +349,31 @@ def gram(
     """
     require_choice(reduce, "reduce", REDUCTIONS)
     with torch.inference_mode(False):
-        return _gram(model, x1, x2, reduce, weight, (parameters1, parameters2), memory)
+        return _gram(model, x1, x2, reduce, weight, (parameters1, parameters2), memory)[""]
 
 
-def _gram(model: nn.Module, x1, x2, reduce: str, weight, parameters, memory) -> Tensor:
+def gram_by_group(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    group: Callable[[str], str],
+    reduce: str = "trace",
+    parameters: Tree | None = None,
+    memory: int | None = None,
+) -> dict[str, Tensor]:
+    """:func:`gram` in parts, one for each ``group`` of parameter names; their sum is the whole.
+
+    All parts come from the same forward and backward passes.
+    """
+    require_choice(reduce, "reduce", REDUCTIONS)
+    with torch.inference_mode(False):
+        return _gram(model, x1, x2, reduce, None, (parameters, None), memory, group)
+
+
+def _gram(
+    model: nn.Module, x1, x2, reduce: str, weight, parameters, memory, group=lambda _: ""
+) -> dict[str, Tensor]:
     symmetric = x2 is None and parameters[1] is None
     p1 = _checked(model, x1, parameters[0], "x1")
     ends = [("x1", _plain(x1), _copied(p1))]
@@ -372,13 +393,18 @@ def _gram(model: nn.Module, x1, x2, reduce: str, weight, parameters, memory) -> 
         raise
     if not symmetric:
         require_fit(model, *two, "x2")
-    out = _blocks(model, one, two, made, reduce, weights, memory, symmetric)
+    groups: dict[str, set[str]] = {}
+    for name in p1:
+        groups.setdefault(group(name), set()).add(name)
+    parts = _blocks(
+        model, one, two, made, reduce, weights, memory, symmetric, list(groups.values())
+    )
     # A sum passes over the result once, and shows every NaN and infinity.
-    if not torch.isfinite(out.sum()) and not torch.isfinite(out).all():
+    if not all(torch.isfinite(o.sum()) or torch.isfinite(o).all() for o in parts):
         for name, x, p in ends:
             _require_finite_layers(model, x, p, name)
         raise ValueError("the kernel is not finite: a gradient of the model overflowed or is NaN")
-    return out
+    return dict(zip(groups, parts, strict=True))
 
 
 def require_fit(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> None:
@@ -414,8 +440,13 @@ def _require_finite_layers(model: nn.Module, x: Tensor, parameters: Tree, name: 
             handle.remove()
 
 
-def _blocks(model, one, two, made: Plan, reduce, weights, memory, symmetric) -> Tensor:
-    """The Gram matrix block by block; the blocks below the diagonal of a symmetric one mirrored."""
+def _blocks(
+    model, one, two, made: Plan, reduce, weights, memory, symmetric, groups: list[set[str]]
+) -> list[Tensor]:
+    """The Gram matrix of each group of parameters, block by block.
+
+    The blocks below the diagonal of a symmetric one are mirrored.
+    """
     (x1, p1), (x2, p2) = one, two
     like = next(iter(p1.values()))
     c = made.outputs
@@ -426,8 +457,10 @@ def _blocks(model, one, two, made: Plan, reduce, weights, memory, symmetric) -> 
         rows1 = _slices(len(x1), per_row, min(memory, max(SLICE, 2 * per_row * len(x2))))
     kind = torch.float32 if like.dtype.itemsize < 4 else like.dtype
     shape = {"trace": (), "diagonal": (c,), "full": (c, c)}[reduce]
-    out = torch.empty(len(x1), len(x2), *shape, dtype=kind, device=like.device)
     whole = len(rows1) == 1
+    outs = [
+        torch.empty(len(x1), len(x2), *shape, dtype=kind, device=like.device) for _ in groups
+    ]
     held = _side(model, x2, p2, made) if len(rows2) == 1 and not symmetric else None
     for a, i in enumerate(rows1):
         left = _side(model, x1[i], p1, made, planned=whole)
@@ -440,15 +473,24 @@ def _blocks(model, one, two, made: Plan, reduce, weights, memory, symmetric) -> 
                 continue
             same = symmetric and a == b
             right = left if same else held or _side(model, x2[j], p2, made)
-            total = Sum(reduce, i.stop - i.start, j.stop - j.start, c, out, same)
-            contract(total, left, right, weights, made.twins)
+            size = i.stop - i.start, j.stop - j.start
+            blocks = []
+            for names in groups:
+                total = Sum(reduce, *size, c, outs[0], same)
+                contract(total, _of(left, names), _of(right, names), weights, made.twins)
+                blocks.append(total.result())
             if whole and len(rows2) == 1:
-                return total.result()
-            out[i, j] = total.result()
-            if symmetric and not same:
-                mirrored = out[i, j].transpose(0, 1)
-                out[j, i] = mirrored.transpose(2, 3) if reduce == "full" else mirrored
-    return out
+                return blocks
+            for out, block in zip(outs, blocks, strict=True):
+                out[i, j] = block
+                if symmetric and not same:
+                    mirrored = block.transpose(0, 1)
+                    out[j, i] = mirrored.transpose(2, 3) if reduce == "full" else mirrored
+    return outs
+
+
+def _of(side: Side, names: set[str]) -> Side:
+    return {name: factor for name, factor in side.items() if name in names}
 
 
 def try_plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan | None:

@@ -67,6 +67,30 @@ def test_features_of_chosen_outputs(case):
 
 
 @pytest.mark.parametrize("memory", [None, 20_000, 60_000])
+def test_layers_parts_equal_naive_autograd(case, memory):
+    model, x1, x2 = case
+    model = nn.Sequential(model, nn.Linear(model(x1).shape[1], 2)).double()  # two layers at least
+    names = [name.partition(".")[0] for name in trainable(model)]
+    sizes = [p.numel() for p in trainable(model).values()]
+    columns = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
+    one, two = (oracles.jacobian(model, x) for x in (x1, x2))
+    for reduce, product in (
+        ("full", "icp,jdp->ijcd"),
+        ("diagonal", "icp,jcp->ijc"),
+        ("trace", "icp,jcp->ij"),
+    ):
+        parts = pk.kernels_by_layer(model, x1, x2, reduce=reduce, memory=memory)
+        assert list(parts) == list(dict.fromkeys(names))
+        own = pk.kernels_by_layer(model, x1, reduce=reduce, memory=memory)
+        for layer in parts:
+            its = [i for i, name in enumerate(columns) if name == layer]
+            wanted = torch.einsum(product, one[..., its], two[..., its])
+            torch.testing.assert_close(parts[layer], wanted, rtol=1e-10, atol=1e-12)
+            wanted = torch.einsum(product, one[..., its], one[..., its])
+            torch.testing.assert_close(own[layer], wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("memory", [None, 20_000, 60_000])
 def test_kernels_equal_naive_autograd(case, memory):
     model, x1, x2 = case
     full = oracles.kernel(model, x1, x2)
@@ -202,3 +226,39 @@ def test_a_parameter_without_dimensions_is_a_feature_too():
     model, x = scaled.model(), scaled.data(4)
     found = pk.tangent_features(model, x)
     torch.testing.assert_close(found, oracles.jacobian(model, x))
+
+
+def test_layers_that_are_not_apart_are_refused():
+    class Loose(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.fc = nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.scale * self.fc(x)
+
+    with pytest.raises(ValueError, match="came 'scale' outside of them"):
+        pk.kernels_by_layer(Loose(), torch.ones(2, 2))
+    assert list(pk.kernels_by_layer(nn.Sequential(Loose()), torch.ones(2, 2))) == ["0"]
+    shared = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
+    shared[2].weight = shared[0].weight
+    with pytest.raises(ValueError, match=r"came '2\.weight' that is in layer '0' too"):
+        pk.kernels_by_layer(shared, torch.ones(2, 2))
+
+
+def test_a_bias_in_another_layer_than_its_weight_counts_there():
+    class Apart(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = nn.ParameterList([nn.Parameter(torch.randn(3, 5))])
+            self.offset = nn.ParameterList([nn.Parameter(torch.randn(3))])
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.matrix[0], self.offset[0])
+
+    torch.manual_seed(0)
+    x = torch.randn(4, 5)
+    parts = pk.kernels_by_layer(Apart(), x)
+    torch.testing.assert_close(parts["matrix"], 3 * x @ x.T)
+    torch.testing.assert_close(parts["offset"], torch.full((4, 4), 3.0))

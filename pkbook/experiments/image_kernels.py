@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
-from pkbook.checks import is_finite_number, require_module
+from pkbook.checks import is_finite_number
 from pkbook.diagnostics.neighbours import as_labels
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
 from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.training import fit
-from pkbook.kernels import gradient_kernel
+from pkbook.kernels import kernels_by_layer, layer_names
 
 CLASSES = 10
 SOURCES: dict[str, tuple[Callable[..., data.Samples], Callable[..., nn.Sequential]]] = {
@@ -167,45 +167,6 @@ def class_means(kernel: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if not pairs.any():
         raise ValueError("y must hold a class with two images, came one image of each class")
     return kernel[pairs].mean(), kernel[~same].mean()
-
-
-def kernels_by_layer(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    r"""Each layer's part of the gradient kernel, ``{layer: [n, n]}``; together they are $K$.
-
-    .. math:: K_{x,x'} = \sum_\ell K^{(\ell)}_{x,x'}, \qquad
-        K^{(\ell)}_{x,x'} = \langle\nabla_{\theta_\ell}f(x),\nabla_{\theta_\ell}f(x')\rangle
-
-    with the trace over outputs. Layers are the direct children of ``model`` that have trainable
-    parameters, and share none of them. ``model`` comes out as it went in. ValueError for a
-    parameter outside of the layers; else the errors of ``gradient_kernel``.
-
-    >>> parts = kernels_by_layer(models.mlp(2, 3, 1, seed=0), torch.ones(4, 2))
-    >>> {name: tuple(part.shape) for name, part in parts.items()}
-    {'fc1': (4, 4), 'fc2': (4, 4)}
-    """
-    trainable = [p for p in require_module(model).parameters() if p.requires_grad]
-    if own := [n for n, p in model.named_parameters(recurse=False) if p.requires_grad]:
-        raise ValueError(
-            f"model: expected parameters in layers only, came {own[0]!r} outside of them; "
-            "wrap the model in torch.nn.Sequential(model) to count it as one layer"
-        )
-    parts = {}
-    try:
-        for name in layer_names(model):
-            own = {id(p) for p in model.get_submodule(name).parameters()}
-            for p in trainable:
-                p.requires_grad_(id(p) in own)
-            parts[name] = gradient_kernel(model, x)
-    finally:
-        for p in trainable:
-            p.requires_grad_(True)
-    return parts
-
-
-def layer_names(model: nn.Module) -> tuple[str, ...]:
-    """The direct children with trainable parameters."""
-    layers = model.named_children()
-    return tuple(n for n, layer in layers if any(p.requires_grad for p in layer.parameters()))
 
 
 def look(model: nn.Module, x: Tensor, y: Tensor) -> Seen:
