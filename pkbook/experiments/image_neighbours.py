@@ -2,7 +2,7 @@ r"""Beyond E3: do optimizers agree on an image's neighbours, at equal training l
 
 One network for digits is trained by momentum (SGDM), Adam and RMSprop, each from the same starts
 and with the same batches, until its training loss is below one bound. For every held-out image we
-take its ten nearest others under the normalised kernel, and ask how many of them two runs share.
+take its nearest others under the normalised kernel, and ask how many of them two runs share.
 Two runs of one optimizer, from two starts or with two orders of batches, are the control.
 """
 
@@ -66,9 +66,9 @@ class Config:
     """Settings. `quick()` takes seconds on a CPU; `full()` has more images and more starts."""
 
     per_class: int = 20
-    asked: int = 25
+    asked: int = 20
     """Held-out images of each class whose neighbours are looked for."""
-    neighbours: int = 10
+    neighbours: int = 8
     loss: float = 0.1
     """Training stops after the first epoch whose loss on the training set is at most this."""
     most: int = 100
@@ -100,7 +100,7 @@ class Config:
 
     @classmethod
     def full(cls, **changes) -> "Config":
-        return replace(cls(per_class=600, asked=50, starts=tuple(range(5))), **changes)
+        return replace(cls(per_class=600, asked=50, neighbours=10, starts=tuple(range(5))), **changes)
 
     @property
     def runs(self) -> tuple[Run, ...]:
