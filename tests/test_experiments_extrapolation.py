@@ -206,7 +206,7 @@ def test_networks_never_see_the_unseen_digits():
     x, y = pk.data.mnist(
         "train", per_class=6, classes=(7, 9), generator=torch.Generator().manual_seed(4)
     )
-    alone = pk.models.mnist_cnn(classes=2, seed=4)
+    alone = pk.models.mnist_cnn(classes=2, seed=4).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(alone.parameters(), lr=1e-3)
     settings = {"epochs": (0, 3), "batch": 6, "seed": 4}
     fit = importlib.import_module("pkbook.experiments.training").fit
