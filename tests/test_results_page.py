@@ -82,3 +82,11 @@ def test_shipped_full_results_are_of_todays_claims():
         assert path.name == f"{told['id']}-full.json"
         assert told["made_by"]
     results_page.full_findings(ROOT / "results")
+
+
+def test_the_shipped_full_results_are_as_extrapolation_tells_them():
+    full = results_page.full_findings(ROOT / "results")
+    assert full["E7"].verdict == "reproduced"  # letters keep their bound
+    gap, correlation = next(iter(full["E6"].settings.values())).values()
+    assert gap.mean < 0.1  # print is read almost as well as handwriting
+    assert correlation.high - correlation.low > 0.3  # what is left differs from seed to seed
