@@ -100,7 +100,8 @@ class Config:
 
     @classmethod
     def full(cls, **changes) -> "Config":
-        return replace(cls(per_class=600, asked=50, neighbours=10, starts=tuple(range(5))), **changes)
+        full = cls(per_class=600, asked=50, neighbours=10, starts=tuple(range(5)))
+        return replace(full, **changes)
 
     @property
     def runs(self) -> tuple[Run, ...]:
