@@ -458,9 +458,7 @@ def _blocks(
     kind = torch.float32 if like.dtype.itemsize < 4 else like.dtype
     shape = {"trace": (), "diagonal": (c,), "full": (c, c)}[reduce]
     whole = len(rows1) == 1
-    outs = [
-        torch.empty(len(x1), len(x2), *shape, dtype=kind, device=like.device) for _ in groups
-    ]
+    outs = [torch.empty(len(x1), len(x2), *shape, dtype=kind, device=like.device) for _ in groups]
     held = _side(model, x2, p2, made) if len(rows2) == 1 and not symmetric else None
     for a, i in enumerate(rows1):
         left = _side(model, x1[i], p1, made, planned=whole)

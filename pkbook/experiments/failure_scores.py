@@ -167,6 +167,8 @@ def draw(scores: Scores, number: str) -> Figure:
     for place, (ax, title) in enumerate(zip(axes.flat, titles, strict=True)):
         _panel(ax, values[:, :, place])
         ax.set_title(title)
+    lowest = values[~values.isnan()].min().item()
+    axes[0, 0].set_xlim(min(0.3, lowest - 0.02), 1.02)  # the panels share it
     for ax in axes[1]:
         ax.set_xlabel("area under the curve")
     return fig
@@ -181,5 +183,5 @@ def _panel(ax: Axes, values: Tensor) -> None:
         ax.plot([found.min(), found.max()], [row, row], color=colour, linewidth=2.4, alpha=0.5)
         ax.plot(found.mean(), row, marker, color=colour, markersize=6)
     ax.set_yticks(range(len(SCORES)), SCORES)
-    ax.set(ylim=(len(SCORES) - 0.5, -0.5), xlim=(0.3, 1.02), xticks=(0.4, 0.6, 0.8, 1.0))
+    ax.set(ylim=(len(SCORES) - 0.5, -0.5), xticks=(0.4, 0.6, 0.8, 1.0))
     ax.tick_params(axis="y", length=0)
