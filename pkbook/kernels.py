@@ -91,7 +91,7 @@ def kernels_by_layer(
         x2,
         group=lambda name: name.partition(".")[0],
         reduce=reduce,
-        parameters=parameters,
+        parameters1=parameters,
         memory=memory,
     )
 

@@ -347,9 +347,18 @@ def gram(
     The work is split by rows so that it stays within ``memory`` bytes, default a quarter of what is
     free and at most 1 GiB.  Shapes and errors: see :func:`pkbook.gradient_kernel`.
     """
-    require_choice(reduce, "reduce", REDUCTIONS)
-    with torch.inference_mode(False):
-        return _gram(model, x1, x2, reduce, weight, (parameters1, parameters2), memory)[""]
+    parts = gram_by_group(
+        model,
+        x1,
+        x2,
+        group=lambda _: "",
+        reduce=reduce,
+        weight=weight,
+        parameters1=parameters1,
+        parameters2=parameters2,
+        memory=memory,
+    )
+    return parts[""]
 
 
 def gram_by_group(
@@ -359,7 +368,9 @@ def gram_by_group(
     *,
     group: Callable[[str], str],
     reduce: str = "trace",
-    parameters: Tree | None = None,
+    weight: Tree | None = None,
+    parameters1: Tree | None = None,
+    parameters2: Tree | None = None,
     memory: int | None = None,
 ) -> dict[str, Tensor]:
     """:func:`gram` in parts, one for each ``group`` of parameter names; their sum is the whole.
@@ -368,11 +379,11 @@ def gram_by_group(
     """
     require_choice(reduce, "reduce", REDUCTIONS)
     with torch.inference_mode(False):
-        return _gram(model, x1, x2, reduce, None, (parameters, None), memory, group)
+        return _gram(model, x1, x2, reduce, weight, (parameters1, parameters2), memory, group)
 
 
 def _gram(
-    model: nn.Module, x1, x2, reduce: str, weight, parameters, memory, group=lambda _: ""
+    model: nn.Module, x1, x2, reduce: str, weight, parameters, memory, group
 ) -> dict[str, Tensor]:
     symmetric = x2 is None and parameters[1] is None
     p1 = _checked(model, x1, parameters[0], "x1")

@@ -31,7 +31,7 @@ def outside_span(
     kernel_cross
         :math:`K_{x,X}` of m inputs, ``[m, N]`` or ``[m, N, C, C]``.
     kernel_diag
-        :math:`K_{x,x}`, ``[m]``, for C outputs their sum: the square of ``feature_norms``.
+        :math:`K_{x,x}`, ``[m]``, for C outputs their sum: ``feature_norms(model, x).square()``.
     tolerance
         directions count as spanned where :math:`\sqrt{\lambda_j}`, the singular value of the
         tangent matrix, exceeds it, relative to the largest.

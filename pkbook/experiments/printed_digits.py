@@ -20,7 +20,7 @@ from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
 from pkbook.experiments.settings import require_rate, require_seeds
 from pkbook.experiments.shifted_inputs import turned
-from pkbook.experiments.training import fit
+from pkbook.experiments.training import channels_last, fit
 from pkbook.kernels import normalised_kernel
 
 BOX = 20  # longer side of MNIST's digits, in pixels; `data.printed_glyphs` keeps to it
@@ -116,8 +116,7 @@ def letters(config: Config) -> data.Samples:
 
 def network(seed: int) -> nn.Sequential:
     """The paper's network before training."""
-    model = models.mnist_cnn(seed=seed)
-    return model.to(memory_format=torch.channels_last)  # on a CPU pooling is much faster so
+    return channels_last(models.mnist_cnn(seed=seed))
 
 
 def train(config: Config, model: nn.Module, samples: data.Samples, seed: int, **how) -> Iterator:

@@ -13,6 +13,11 @@ from pkbook.randomness import seeded
 from pkbook.recording import batches
 
 
+def channels_last(model: nn.Module) -> nn.Module:
+    """The convolutional network in the memory format in which a CPU pools several times faster."""
+    return model.to(memory_format=torch.channels_last)
+
+
 def fit(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],

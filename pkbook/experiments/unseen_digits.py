@@ -23,7 +23,7 @@ from pkbook.experiments.claims import by_seed
 from pkbook.experiments.nearest_rows import nearest_rows
 from pkbook.experiments.results import Numbers
 from pkbook.experiments.settings import require_rate, require_seeds
-from pkbook.experiments.training import fit
+from pkbook.experiments.training import channels_last, fit
 from pkbook.kernels import normalised_kernel
 
 GROUPS = ("seen", "unseen")
@@ -111,8 +111,7 @@ def train(
     if config.outputs is None:
         y = torch.searchsorted(torch.tensor(sorted(classes)), y)  # outputs in the digits' order
     model = models.mnist_cnn(classes=config.outputs or len(split), seed=seed)
-    # on a CPU pooling is much faster so
-    model = model.to(device, memory_format=torch.channels_last)
+    model = channels_last(model).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.rate)
     settings = {"epochs": (0, config.epochs), "batch": config.batch, "seed": seed}
     samples = x.to(device), y.to(device)
