@@ -15,6 +15,7 @@ from pkbook import (
     models,
     plots,
 )
+from pkbook.claims import ClaimNotHeld, claim
 from pkbook.distributed import distributed_kernel
 from pkbook.explain import Explanation, explain
 from pkbook.influence import self_influence, step_pairs
@@ -33,6 +34,7 @@ from pkbook.trajectory import Trajectory, batches
 from pkbook.version import __version__
 
 __all__ = [
+    "ClaimNotHeld",
     "Explanation",
     "Interpolation",
     "ReplayError",
@@ -40,6 +42,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "batches",
+    "claim",
     "data",
     "diagnostics",
     "diffusion_limit",

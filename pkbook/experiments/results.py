@@ -7,12 +7,12 @@ settings. The verdict follows from the two; nobody types it.
 
 import html
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pkbook.checks import require_choice
+from pkbook.claims import short
 from pkbook.diffusion_limit.weak import Slope
 
 MIME = "application/vnd.pkbook.finding+json"
@@ -89,19 +89,6 @@ class Measured:
     def meaning(self) -> str:
         """What the spread is, in words."""
         return SPREADS[self.spread].format(count=self.count)
-
-
-def short(number: float) -> str:
-    """Three figures, without exponents where they can be avoided.
-
-    >>> [short(x) for x in (0.99951, 12.0, 3.2e-9, 0.0)]
-    ['1.000', '12', '3.2e-09', '0']
-    """
-    if not math.isfinite(number) or (number == int(number) and abs(number) < 1e6):
-        return f"{number:g}"
-    if abs(number) < 1e-3 or abs(number) >= 1e4:
-        return f"{number:.2g}"
-    return f"{number:.3f}" if abs(number) < 10 else f"{number:.1f}"
 
 
 def over_seeds(values: Iterable[float]) -> Measured:
