@@ -1,41 +1,38 @@
-# The two commands: `make book` and `make test`. Everything lives in .venv, node_modules, _build.
+# The two commands: `make book` and `make test`. What they do stands in tools/run.py, which also runs
+# where there is no make. Everything lives in .venv, node_modules, _build.
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
 JOBS ?= 2
-PY := $(VENV)/bin/python
-STAMP := $(VENV)/.installed
+# Seconds without the end of a cell after which a notebook is given up.
+STALL ?= 3600
+# 1: `make book` makes no book where a notebook or a claim fails.
+STRICT ?=
+export VENV PORT JOBS STALL STRICT
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab serve clean environment
+.PHONY: help book test lab serve claims clean environment
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-book: $(STAMP) ## build the book and print the page to open
-	@$(PY) tools/build_book.py --jobs $(JOBS)
+book: ## build the book and print the page to open (STRICT=1: a missed claim fails it)
+	@$(PYTHON) tools/run.py book
 
-test: $(STAMP) ## package tests, notebooks, and the site in a real browser
-	@$(PY) tools/vendor.py || echo "!! going on without browser assets"
-	OMP_NUM_THREADS=$$($(PY) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))') \
-	  $(PY) -m pytest -n $(JOBS) --dist loadfile -rfEs --nbval-lax tests pkbook book
+test: ## package tests, notebooks, and the site in a real browser
+	@$(PYTHON) tools/run.py test
 
-lab: $(STAMP) ## open the chapters in JupyterLab
-	$(VENV)/bin/jupyter lab --notebook-dir=book
+lab: ## open the chapters in JupyterLab
+	@$(PYTHON) tools/run.py lab
 
-serve: book ## build the book and serve it on http://localhost:8000 (PORT=...)
-	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+serve: ## build the book and serve it on http://localhost:8000 (PORT=...)
+	@$(PYTHON) tools/run.py serve
+
+claims: ## measure every claim under other roundings and seeds (hours; goes on where it stopped)
+	@$(PYTHON) tools/run.py claims
 
 clean: ## remove everything that was built, except the environment
-	rm -rf _build node_modules book/_static/vendor .pytest_cache .ruff_cache
-	find pkbook tests tools book -name __pycache__ -prune -exec rm -rf {} +
+	@$(PYTHON) tools/run.py clean
 
-environment: $(STAMP)
-
-# Re-made only when one of these files is newer; touched last, so a failed install is tried again.
-$(STAMP): requirements.txt constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
-	  f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}; try make PYTHON=python3.12")'
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
-	@touch $@
+environment: ## make the environment and stop
+	@$(PYTHON) tools/run.py environment

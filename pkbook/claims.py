@@ -212,21 +212,21 @@ def _numbers(says: str, value: object) -> tuple[list[float], bool, bool]:
         middle = value.value if hasattr(value, "value") else value.mean
         return [float(middle), float(value.low), float(value.high)], True, False
     try:
-        if isinstance(value, torch.Tensor):
-            found = value.detach().cpu()
-        elif isinstance(value, list | tuple):
-            parts = [torch.as_tensor(v).detach().cpu().reshape(-1) for v in value]
-            found = torch.cat(parts) if parts else torch.empty(0)
-        else:
-            found = torch.as_tensor(value)
+        parts = [_flat(v) for v in value] if isinstance(value, list | tuple) else [_flat(value)]
+        found = torch.cat(parts) if parts else torch.empty(0)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"{says!r}: expected a number, numbers or a fitted number, came "
-            f"{type(value).__name__}"
+            f"{says!r}: expected a number, numbers or a fitted number, came {type(value).__name__}"
         ) from error
     if found.numel() == 0:
         raise ValueError(f"{says!r}: expected at least one number, came none")
     return found.double().reshape(-1).tolist(), False, found.dtype == torch.bool
+
+
+def _flat(value: object) -> torch.Tensor:
+    """One part of a value as a row; Python's numbers keep all their digits."""
+    dtype = torch.float64 if isinstance(value, float) else None
+    return torch.as_tensor(value, dtype=dtype).detach().cpu().reshape(-1)
 
 
 @functools.cache

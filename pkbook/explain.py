@@ -38,6 +38,7 @@ from pkbook.storage import (
     StorageError,
     dump_manifest,
     load_manifest,
+    not_writable,
     read_checked,
     sole_writer,
     sweep,
@@ -459,10 +460,13 @@ class _Folder:
                 f"folder {str(self.folder)!r} holds {strange} and is no explanation; give an "
                 "empty or a new folder"
             )
-        (self.folder / "chunks").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / "chunks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_writable(self.folder, error) from error
         self._acquire()
         try:
-            sweep(self.folder)
+            self._write("nothing yet", lambda: sweep(self.folder))
             if self.there():
                 return self._compare(facts, asked)
             content = dump_manifest(_manifest(facts, fits))

@@ -121,7 +121,7 @@ class Recording:
         code sets by hand are left as that code made them.
 
         With ``read_only`` the run can be taken apart but not continued, also while another process
-        goes on writing it.
+        goes on writing it.  Without it, ``StorageError`` where the folder cannot be written.
         """
         run = cls.__new__(cls)
         run._bind(model, loss, optimizer, data, scheduler, clip_norm, clip_value)

@@ -90,7 +90,7 @@ class FolderStore:
         except BaseException as error:
             with suppress(OSError):
                 store.close()
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
                 raise store._failed("the beginning of the run", error) from error
             raise
         return store
@@ -130,12 +130,18 @@ class FolderStore:
             store._read_steps(mend=not read_only)
             _require_known(store, saved)
             if not read_only:
-                store._log = store._path.open("ab", buffering=0)
-                sweep(store.folder)
+                store._begin_writing()
         except BaseException:
             store.close()
             raise
         return store, manifest
+
+    def _begin_writing(self) -> None:
+        try:
+            self._log = self._path.open("ab", buffering=0)
+            sweep(self.folder)
+        except OSError as error:
+            raise not_writable(self.folder, error) from error
 
     @property
     def _path(self) -> Path:
@@ -267,13 +273,26 @@ def _require_known(store: FolderStore, saved: list[int]) -> None:
 
 
 def sole_writer(folder: Path, advice: str) -> FileLock:
-    """A lock that is held from now on; ``ValueError`` where another writer has it."""
+    """A lock that is held from now on.
+
+    ``ValueError`` where another writer has it, ``StorageError`` where nobody may write.
+    """
     lock = FileLock(folder / "writer.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(f"folder {str(folder)!r} is being written by another {advice}") from error
+    except OSError as error:
+        raise not_writable(folder, error) from error
     return lock
+
+
+def not_writable(folder: Path, error: OSError) -> StorageError:
+    """What to say of a folder in which this user, or nobody, may write."""
+    return StorageError(
+        f"folder {str(folder)!r} cannot be written ({error}); give a folder where you may write, "
+        "or copy this one there; Trajectory.open(folder, ..., read_only=True) only reads"
+    )
 
 
 def sweep(folder: Path) -> None:

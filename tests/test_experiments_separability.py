@@ -240,7 +240,7 @@ def test_the_plain_claim_on_a_seed_that_the_chapter_does_not_use():
         assert found.of("accuracy", "tangent, plain").item() >= 0.95
         lead = found.of("accuracy", "tangent, plain") - found.of("accuracy", "RBF, plain")
         assert lead.item() >= -0.02
-        assert found.of("training", "untrained, tuned").item() > 0.99  # parted without training
+        assert found.of("training", "untrained, tuned").item() > 0.97  # parted without training
         errors = 1 - found.turned[0]
         assert (errors[2, :2] < errors[1, :2]).all()  # soft penalties: training pays
 

@@ -1,8 +1,11 @@
-"""Build the book: browser assets, notebooks, HTML. Nothing stale or failed is ever published.
+"""Build the book: browser assets, notebooks, HTML. Nothing stale is ever published.
 
 The HTML is always built from a clean copy of the sources (``_build/stage``) with warnings as
-errors, and moved to ``_build/html`` only when everything went well. Only the execution of the
-notebooks is cached; ``execute.py`` says by which key.
+errors. Only the execution of the notebooks is cached; ``execute.py`` says by which key.
+
+A notebook that raises is an error: its page is built without outputs, says which cell failed, and
+the exit status is 1. A claim that did not hold on this machine is none: its page says so, and so
+do the results page and the last lines of the build. With ``--strict`` neither is built.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import yaml
-from execute import NotebookChanged, execute_all, executed_copy
+from claims_made import all_claims, hide_data
+from execute import STALL, NotebookChanged, Outcome, execute_all, executed_copy
 from filelock import FileLock
 from vendor import AssetsUnavailable, ensure_assets
 
@@ -70,19 +75,48 @@ def fetch_assets(root: Path) -> bool:
     return True
 
 
-def execute_notebooks(root: Path, cache: Path, jobs: int) -> None:
-    """Execute what changed, showing progress; raise BuildFailed with every traceback."""
-    pages, failed = notebook_pages(root), []
+def execute_notebooks(root: Path, cache: Path, jobs: int, stall: float) -> dict[str, Outcome]:
+    """Execute what changed, showing progress; give what failed, each told as it fails."""
+    pages, failed = notebook_pages(root), {}
     say(f"notebooks: {len(pages)}, in {jobs} processes")
-    for done, outcome in enumerate(execute_all(root, pages, cache, jobs), start=1):
-        state = "unchanged" if outcome.cached else f"{outcome.seconds:.1f} s"
-        if outcome.error:
-            failed.append(outcome)
-            state = f"FAILED after {state}"
-        say(f"  [{done}/{len(pages)}] {outcome.page}: {state}")
-    if failed:
-        reports = "\n".join(f"{'=' * 78}\n{o.page}.ipynb\n{o.error}" for o in failed)
-        raise BuildFailed(f"{reports}\n{'=' * 78}\n{len(failed)} notebook(s) failed")
+    done, start, spent = 0, time.perf_counter(), []
+    for told in execute_all(root, pages, cache, jobs, stall):
+        if isinstance(told, dict):
+            left = len(pages) - done
+            say(f"    {_running(told)}{_estimate(spent, left, jobs, time.perf_counter() - start)}")
+            continue
+        done += 1
+        state = "unchanged" if told.cached else f"{told.seconds:.1f} s"
+        if not told.cached:
+            spent.append(told.seconds)
+        if told.error:
+            failed[told.page] = told
+            state = f"FAILED after {state}\n{_report(told)}"
+        say(f"  [{done}/{len(pages)}] {told.page}: {state}")
+    return failed
+
+
+def _report(outcome: Outcome) -> str:
+    bar = "=" * 78
+    return f"{bar}\n{outcome.page}.ipynb\n{outcome.error}\n{bar}"
+
+
+def _running(now: dict[str, dict]) -> str:
+    """Where the running notebooks stand, in one line."""
+    found = [
+        f"{Path(page).name} (cell {note['cell']} of {note['of']}, "
+        f"{time.time() - note['since']:.0f} s in it)"
+        for page, note in now.items()
+    ]
+    return f"running: {', '.join(found)}" if found else "starting"
+
+
+def _estimate(spent: list[float], left: int, jobs: int, elapsed: float) -> str:
+    """How many are left and about how long they will take, once one is done."""
+    text = f"; {left} left, {elapsed:.0f} s so far"
+    if not spent:
+        return text
+    return f"{text}, about {sum(spent) / len(spent) * left / jobs / 60:.0f} min to go"
 
 
 def stage_config(root: Path, local_assets: bool) -> dict:
@@ -94,8 +128,10 @@ def stage_config(root: Path, local_assets: bool) -> dict:
     return config
 
 
-def stage_sources(root: Path, stage: Path, cache: Path, local_assets: bool) -> None:
-    """A clean copy of the sources in which the notebooks carry their outputs."""
+def stage_sources(
+    root: Path, stage: Path, pages: dict[str, nbformat.NotebookNode], local_assets: bool
+) -> None:
+    """A clean copy of the sources, with ``pages``, {page: notebook}, in place of the notebooks."""
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     junk = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_build")
@@ -107,20 +143,58 @@ def stage_sources(root: Path, stage: Path, cache: Path, local_assets: bool) -> N
     shutil.copy2(root / "_toc.yml", stage)
     config = yaml.safe_dump(stage_config(root, local_assets), allow_unicode=True)
     (stage / "_config.yml").write_text(config, encoding="utf8")
-    pages = {page: executed_copy(root, page, cache) for page in notebook_pages(root)}
-    fill_results(root, stage, pages)
     for page, notebook in pages.items():
         nbformat.write(notebook, stage / f"{page}.ipynb")
 
 
-def fill_results(root: Path, stage: Path, pages: dict[str, nbformat.NotebookNode]) -> None:
+def read_pages(root: Path, cache: Path, failed: dict[str, Outcome]) -> tuple[dict, dict]:
+    """``(executed, unexecuted)``: notebooks with outputs, and with a notice in their place."""
+    executed, unexecuted = {}, {}
+    for page in notebook_pages(root):
+        if page in failed:
+            source = nbformat.read(root / f"{page}.ipynb", as_version=4)
+            unexecuted[page] = with_notice(source, failed[page])
+        else:
+            executed[page] = executed_copy(root, page, cache)
+    return executed, unexecuted
+
+
+def with_notice(notebook: nbformat.NotebookNode, outcome: Outcome) -> nbformat.NotebookNode:
+    """A notebook without outputs that says below its title which cell failed, and how."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    failing = notebook.cells[min(outcome.cell, len(notebook.cells) - 1)]
+    code = failing.source if failing.cell_type == "code" else ""
+    lines = [line for line in outcome.error.splitlines() if line.strip()]
+    reason = lines[0 if "no cell ended" in lines[0] else -1]
+    notice = "\n".join(
+        [
+            "::::{error}",
+            "This page could not be executed on the machine that built this book, so that its "
+            f"cells show no results. Cell {outcome.cell + 1} failed:",
+            "",
+            *("~~~~~~python", code, "~~~~~~", "", "~~~~~~text", reason, "~~~~~~"),
+            "::::",
+        ]
+    )
+    first = notebook.cells[0]
+    if first.cell_type == "markdown" and first.source.startswith("# "):
+        title, _, rest = first.source.partition("\n")
+        first.source = f"{title}\n\n{notice}\n{rest}"
+    else:
+        notebook.cells.insert(0, nbformat.v4.new_markdown_cell(notice))
+    return notebook
+
+
+def fill_results(root: Path, stage: Path, executed: dict, unexecuted: dict) -> None:
     """Generate the results page from what the executed chapters found."""
     if not (stage / "book" / "results.md").exists():
         return
     import results_page  # needs the package; books without results do not
 
     try:
-        results_page.write(stage, pages, root / "results")
+        results_page.write(stage, executed, root / "results", list(unexecuted))
     except results_page.ResultsMissing as error:
         raise BuildFailed(f"the results page cannot be made: {error}") from error
 
@@ -143,8 +217,18 @@ def build_html(root: Path, stage: Path) -> Path:
     return html
 
 
-def build(root: Path, jobs: int = 2) -> Path:
-    """Build the whole book and return the folder of the site. Raises BuildFailed."""
+@dataclass(frozen=True)
+class Built:
+    """What a build made: the site, the notebooks that failed and the claims that were missed."""
+
+    html: Path
+    failed: dict[str, Outcome]
+    missed: list[tuple[str, str]]
+    claims: int
+
+
+def build(root: Path, jobs: int = 2, stall: float = STALL, strict: bool = False) -> Built:
+    """Build the whole book. Raises BuildFailed."""
     output = root / "_build"
     output.mkdir(exist_ok=True)
     (output / ".gitignore").write_text("*\n")
@@ -153,27 +237,54 @@ def build(root: Path, jobs: int = 2) -> Path:
         # a good build.
         shutil.rmtree(output / "html", ignore_errors=True)
         assets = fetch_assets(root)
-        execute_notebooks(root, output / "executed", jobs)
-        stage_sources(root, output / "stage", output / "executed", assets)
-        build_html(root, output / "stage").replace(output / "html")
-        shutil.rmtree(output / "stage")
-    return output / "html"
+        failed = execute_notebooks(root, output / "executed", jobs, stall)
+        executed, unexecuted = read_pages(root, output / "executed", failed)
+        claims = all_claims(executed)
+        missed = [(page, text) for page, held, text in claims if not held]
+        if strict and (failed or missed):
+            raise BuildFailed(_summary(failed, missed, len(claims)))
+        stage = output / "stage"
+        stage_sources(root, stage, executed | unexecuted, assets)
+        fill_results(root, stage, executed, unexecuted)
+        hide_data(stage, executed)
+        build_html(root, stage).replace(output / "html")
+        shutil.rmtree(stage)
+    return Built(output / "html", failed, missed, len(claims))
+
+
+def _summary(failed: dict[str, Outcome], missed: list[tuple[str, str]], claims: int) -> str:
+    """What went wrong, in a few lines; empty where nothing did."""
+    lines = []
+    if failed:
+        lines.append(f"{len(failed)} notebook(s) failed: {', '.join(failed)} (reasons above)")
+    if missed:
+        lines.append(f"{len(missed)} of {claims} claims did not hold on this machine:")
+        lines += [f"  {page}: {text}" for page, text in missed]
+    return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder with _config.yml")
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks executed at once")
+    add = parser.add_argument
+    add("--root", type=Path, default=ROOT, help="folder with _config.yml")
+    add("--jobs", type=int, default=2, help="notebooks executed at once")
+    add("--stall", type=float, default=STALL, help="give a notebook up after so many seconds in "
+        f"one cell; default {STALL:.0f}")  # fmt: skip
+    add("--strict", action="store_true", help="no book where a notebook or a claim fails")
     options = parser.parse_args()
     start, root = time.perf_counter(), options.root.resolve()
     try:
-        html = build(root, options.jobs)
+        made = build(root, options.jobs, options.stall, options.strict)
     except (BuildFailed, NotebookChanged) as error:
         print(f"\n{error}\nThe book was NOT built.", file=sys.stderr)
         return 1
     pages, seconds = toc_pages(root), time.perf_counter() - start
-    say(f"\n{len(pages)} pages in {seconds:.0f} s. Open\n  {(html / pages[0]).as_uri()}.html")
-    return 0
+    if told := _summary(made.failed, made.missed, made.claims):
+        say(f"\n{told}")
+    say(f"\n{len(pages)} pages in {seconds:.0f} s. Open\n  {(made.html / pages[0]).as_uri()}.html")
+    if made.failed:
+        print("The book is NOT whole: pages of failed notebooks show no results.", file=sys.stderr)
+    return 1 if made.failed else 0
 
 
 if __name__ == "__main__":

@@ -16,19 +16,23 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError
 
-CELL_TIMEOUT = 600  # seconds
+STALL = 3600.0  # seconds without the end of a cell after which a notebook is given up
+NOTHING: Mapping[str, str] = MappingProxyType({})
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NOT_DATA = {".ipynb", ".md", ".bib"}  # text of the book, which no cell reads
 NOT_CONTENT = {"__pycache__", ".ipynb_checkpoints", "_static"}
+NOT_CONTENT |= {"claims.json"}  # only quoted where a claim misses; made from what is run here
 
 
 class NotebookChanged(RuntimeError):
@@ -43,6 +47,8 @@ class Outcome:
     seconds: float
     cached: bool
     error: str = ""
+    cell: int = 0
+    """Where it failed, counted from zero."""
 
 
 def _content_files(folder: Path) -> list[Path]:
@@ -117,34 +123,72 @@ def merge_outputs(notebook: nbformat.NotebookNode, outputs: list[dict]) -> None:
         cell.outputs = [nbformat.from_dict(output) for output in kept["outputs"]]
 
 
-def run_notebook(root: Path, page: str, key: str, store: Path, threads: int) -> Outcome:
-    """Execute one notebook with its own folder as working directory and store its outputs."""
-    source = root / f"{page}.ipynb"
+class Watched(NotebookClient):
+    """A notebook's client that notes in a file which cell runs, for whoever shows progress."""
+
+    def __init__(self, notebook: nbformat.NotebookNode, note: Path, **options) -> None:
+        super().__init__(notebook, **options)
+        self.note, self.at = note, 0
+        self.on_cell_start = self._started
+
+    def _started(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
+        self.at = cell_index
+        told = {"cell": cell_index + 1, "of": len(self.nb.cells), "since": time.time()}
+        self.note.write_text(json.dumps(told), encoding="utf8")
+
+
+def kernel_environment(
+    root: Path, store: Path, threads: int, more: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of a kernel: this book's pkbook, and no profile of the user's."""
     # root first: the pkbook beside this book is the one under test, wherever pip installed one.
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     ipython = store.parent / "ipython"
     ipython.mkdir(parents=True, exist_ok=True)
-    os.environ["IPYTHONDIR"] = str(ipython)  # so that no profile of the user's takes part
+    fixed = {"PYTHONPATH": os.pathsep.join(path), "IPYTHONDIR": str(ipython)}
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, **fixed, **more}
+
+
+def run_notebook(
+    root: Path,
+    page: str,
+    key: str,
+    store: Path,
+    threads: int,
+    stall: float = STALL,
+    more: Mapping[str, str] = NOTHING,
+    go_on: bool = False,
+) -> Outcome:
+    """Execute one notebook with its own folder as working directory and store its outputs.
+
+    ``more`` is set in the kernel's environment; with ``go_on`` a failing cell stops nothing.
+    """
+    source, note = root / f"{page}.ipynb", store.with_suffix(".running")
+    env = kernel_environment(root, store, threads, more)
     start = time.perf_counter()
+    client = None
     try:
         notebook = nbformat.read(source, as_version=4)
-        client = NotebookClient(
+        client = Watched(
             notebook,
-            timeout=CELL_TIMEOUT,
+            note,
+            timeout=stall,
+            startup_timeout=stall,
             kernel_name="python3",
             extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": str(source.parent)}},
             store_widget_state=False,
+            allow_errors=go_on,
         )
-        client.execute()
-    except CellTimeoutError as error:
-        return Outcome(page, time.perf_counter() - start, False, f"a cell ran too long: {error}")
-    except Exception as error:  # whatever happened, this page must not be published
+        client.execute(env=env)
+    except Exception as error:  # whatever happened, no output of this page may be published
         text = ANSI.sub("", f"{type(error).__name__}: {error}")
-        return Outcome(page, time.perf_counter() - start, False, text)
+        if isinstance(error, CellTimeoutError):
+            text = f"no cell ended for {stall:.0f} s; give it longer with make STALL=...\n{text}"
+        at = client.at if client else 0
+        return Outcome(page, time.perf_counter() - start, False, text, at)
+    finally:
+        note.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     if notebook_key(notebook, environment_digest(root)) != key:
         return Outcome(page, seconds, False, "it or pkbook was edited meanwhile; build again")
@@ -152,8 +196,19 @@ def run_notebook(root: Path, page: str, key: str, store: Path, threads: int) -> 
     return Outcome(page, seconds, False)
 
 
-def execute_all(root: Path, pages: Iterable[str], cache: Path, jobs: int = 2) -> Iterator[Outcome]:
-    """Bring the stored outputs of all notebooks up to date, yielding each as it is done."""
+def execute_all(
+    root: Path,
+    pages: Iterable[str],
+    cache: Path,
+    jobs: int = 2,
+    stall: float = STALL,
+    each: float = 15.0,
+) -> Iterator[Outcome | dict[str, dict]]:
+    """Bring the stored outputs of all notebooks up to date.
+
+    Yields the outcome of each as it is done and, every ``each`` seconds, what is running:
+    ``{page: {"cell", "of", "since"}}``.
+    """
     environment = environment_digest(root)
     todo = []
     for page in pages:
@@ -168,9 +223,31 @@ def execute_all(root: Path, pages: Iterable[str], cache: Path, jobs: int = 2) ->
     jobs = min(jobs, len(todo))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(max_workers=jobs) as pool:
-        waiting = [pool.submit(run_notebook, *task, threads) for task in todo]
-        for future in as_completed(waiting):
-            yield future.result()
+        waiting = {pool.submit(run_notebook, *task, threads, stall): task[1] for task in todo}
+        while waiting:
+            done, _ = wait(waiting, timeout=each, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield _outcome(future, waiting.pop(future))
+            if not done:
+                yield running(cache, waiting.values())
+
+
+def _outcome(future: Future, page: str) -> Outcome:
+    """What became of a notebook, also where the process that ran it died."""
+    try:
+        return future.result()
+    except Exception as error:
+        return Outcome(page, 0.0, False, f"the process that ran it died: {error!r}")
+
+
+def running(cache: Path, pages: Iterable[str]) -> dict[str, dict]:
+    """Which of the pages run just now, and where each stands."""
+    found = {}
+    for page in pages:
+        with suppress(OSError, ValueError):  # not begun, just ended, or half written
+            note = (cache / f"{page}.running").read_text(encoding="utf8")
+            found[page] = json.loads(note)
+    return found
 
 
 def executed_copy(root: Path, page: str, cache: Path) -> nbformat.NotebookNode:

@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+from lint_assertions import check_assertions
 from notebook_text import (
     FENCED,
     called,
@@ -200,10 +201,11 @@ def check_run_time(notebook: dict) -> Iterator[str]:
 def check_asserts(notebook: dict) -> Iterator[str]:
     for _, tree, title in code_trees(cells_of(notebook)):
         for node in ast.walk(tree):
-            claim = isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)
-            if title == "Check it" and (claim or called(node)[1].startswith("assert_")):
+            stated = isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)
+            claimed = called(node)[1] == "claim" or called(node)[1].startswith("assert_")
+            if title == "Check it" and (stated or claimed):
                 return
-    yield "no assert in the code under '## Check it'"
+    yield "no assert and no pk.claim in the code under '## Check it'"
 
 
 def check_exercises(notebook: dict) -> Iterator[str]:
@@ -251,7 +253,7 @@ def check_exercises(notebook: dict) -> Iterator[str]:
 
 
 EVERYWHERE = [check_format, check_stripped, check_code, check_figures, check_markdown]
-EVERYWHERE += [check_numbers]
+EVERYWHERE += [check_numbers, check_assertions]
 IN_CHAPTERS = [check_skeleton, check_run_time, check_asserts, check_exercises]
 
 
@@ -259,6 +261,20 @@ def lint(notebook: dict, name: str) -> list[str]:
     """Return the complaints about one notebook (parsed JSON); an empty list means clean."""
     rules = EVERYWHERE if Path(name).name in NO_CHAPTER else EVERYWHERE + IN_CHAPTERS
     return [f"{name}: {complaint}" for rule in rules for complaint in rule(notebook)]
+
+
+def claims_told_twice(notebooks: dict[str, dict]) -> Iterator[str]:
+    """A claim is known by its words, so no two may have the same ones."""
+    places: dict[str, list[str]] = {}
+    for name, notebook in notebooks.items():
+        for number, tree, _ in code_trees(cells_of(notebook)):
+            for node in ast.walk(tree):
+                if called(node)[1] == "claim" and node.args:
+                    words = ast.unparse(node.args[0])
+                    places.setdefault(words, []).append(f"{name}: cell {number}")
+    for words, found in places.items():
+        if len(found) > 1:
+            yield f"{', '.join(found)}: the claim {words} is made twice; name what differs"
 
 
 def notebooks_in(paths: list[Path]) -> list[Path]:
@@ -274,7 +290,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check the notebooks against CONTRIBUTING.md.")
     parser.add_argument("paths", nargs="+", type=Path, help="notebooks, or folders of them")
     files = notebooks_in(parser.parse_args(arguments).paths)
-    complaints = [text for file in files for text in lint(json.loads(file.read_text()), str(file))]
+    notebooks = {str(file): json.loads(file.read_text(encoding="utf8")) for file in files}
+    complaints = [text for name, notebook in notebooks.items() for text in lint(notebook, name)]
+    complaints += claims_told_twice(notebooks)
     print("\n".join(complaints) or f"{len(files)} notebooks follow the style guide")
     return 1 if complaints or not files else 0
 

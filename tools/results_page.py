@@ -8,16 +8,21 @@ whose chapter is not in the book is listed as not measured.
 from __future__ import annotations
 
 import json
+import platform
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
+import torch
+from claims_made import FINDING, all_claims, outputs_of
 
 from pkbook.experiments.claims import CLAIMS
-from pkbook.experiments.results import MIME, Claim, Finding, Measured, from_json
+from pkbook.experiments.results import Claim, Finding, Measured, from_json
 
 MARKER = "<!-- results -->"
+CLAIMS_MARKER = "<!-- claims -->"
 VERDICTS = ("reproduced", "reproduced under a condition", "not reproduced")
 
 
@@ -27,13 +32,7 @@ class ResultsMissing(RuntimeError):
 
 def findings_in(notebook: nbformat.NotebookNode) -> list[dict]:
     """The JSON of every finding that an executed notebook shows."""
-    return [
-        output["data"][MIME]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if MIME in output.get("data", {})
-    ]
+    return [data[FINDING] for data in outputs_of(notebook) if FINDING in data]
 
 
 def collect(pages: dict[str, nbformat.NotebookNode]) -> dict[str, Finding]:
@@ -153,17 +152,47 @@ def _provenance(full: Finding) -> str:
     return f"{text}.\n\n```text\n{full.made_by}\n```"
 
 
-def write(stage: Path, pages: dict[str, nbformat.NotebookNode], results: Path) -> None:
-    """Fill in the staged results page, and take out of the pages what fed it."""
+def write(
+    stage: Path,
+    pages: dict[str, nbformat.NotebookNode],
+    results: Path,
+    unexecuted: Sequence[str] = (),
+) -> None:
+    """Fill in the staged results page from the executed pages."""
     path = stage / "book" / "results.md"
     text = page(path.read_text(encoding="utf8"), collect(pages), full_findings(results))
+    if CLAIMS_MARKER in text:
+        text = text.replace(CLAIMS_MARKER, claims_section(pages, unexecuted))
     path.write_text(text, encoding="utf8")
-    for notebook in pages.values():
-        hide(notebook)
 
 
-def hide(notebook: nbformat.NotebookNode) -> None:
-    """Take the findings' JSON out of the outputs: Sphinx warns of a form it cannot show."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(MIME, None)
+def claims_section(
+    pages: Mapping[str, nbformat.NotebookNode], unexecuted: Sequence[str] = ()
+) -> str:
+    """How many of the chapters' claims held on this machine, and which did not."""
+    made = all_claims(pages)
+    missed = [(page, text) for page, held, text in made if not held]
+    held = f"{len(made) - len(missed)} of {len(made)}"
+    lines = [f"On the machine that built this site ({machine()}), {held} claims held."]
+    if missed:
+        lines += ["", "These did not:", ""]
+        lines += [f"* {_link(page)}: {_plain(text)}" for page, text in missed]
+    if unexecuted:
+        names = ", ".join(map(_link, unexecuted))
+        lines += ["", f"Not executed, and so without claims: {names}."]
+    return "\n".join(lines)
+
+
+def _link(page: str) -> str:
+    return f"[{Path(page).name}]({Path(page).name}.ipynb)"
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown sees no marks."""
+    return re.sub(r"([\\`*_{}\[\]<>$|])", r"\\\1", text)
+
+
+def machine() -> str:
+    """What numbers depend on: the processor's kind and its instructions, torch's version."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()}, {capability}, {platform.system()}, torch {torch.__version__}"

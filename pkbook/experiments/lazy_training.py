@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state
 from tqdm.auto import tqdm
 
 from pkbook.checks import is_finite_number
@@ -30,7 +30,7 @@ from pkbook.experiments.settings import require_seeds
 from pkbook.experiments.training import remembered
 from pkbook.function_space import kernel_drift, lazy_training
 from pkbook.kernels import gradient_kernel
-from pkbook.models import ntk_mlp
+from pkbook.models import Scale, ntk_mlp
 
 SIGNS = ("both", "one")
 LEVEL = 0.95  # of every interval
@@ -202,23 +202,37 @@ def descend(
     step.  ValueError where the squared residual has become a hundred times what it was.
     """
     stacked, _ = stack_module_state(nets)
-    forward = vmap(lambda p, x: functional_call(nets[0], p, (x,))[:, 0])
-    aim = forward(stacked, x).detach() + y
+    aim = _outputs(nets[0], stacked, x).detach() + y
     done = 0
     for stop in stops:
         for _ in range(stop - done):
-            loss = (forward(stacked, x) - aim).square().mean(1).sum() / 2
+            loss = (_outputs(nets[0], stacked, x) - aim).square().mean(1).sum() / 2
             slopes = torch.autograd.grad(loss, list(stacked.values()))
             with torch.no_grad():
                 for p, slope in zip(stacked.values(), slopes, strict=True):
                     p.sub_(slope, alpha=rate)
         done = stop
-        residual = (forward(stacked, x) - aim).detach()
+        residual = (_outputs(nets[0], stacked, x) - aim).detach()
         if not (residual.square().sum(1) < 100 * y.square().sum(1)).all():  # also for NaN
             raise ValueError(f"rate: training diverged within {stop} steps; write less than {rate}")
         for s, net in enumerate(nets):
             net.load_state_dict({name: p.detach()[s] for name, p in stacked.items()})
         yield residual
+
+
+def _outputs(net: nn.Sequential, stacked: dict[str, Tensor], x: Tensor) -> Tensor:
+    """First output of networks built like ``net``, with their parameters stacked, ``[S, N]``."""
+    factor = 1.0
+    for name, layer in net.named_children():
+        if isinstance(layer, Scale):
+            factor = layer.factor  # of the weights, which are fewer than what they multiply
+        elif isinstance(layer, nn.Linear):
+            weight = factor * stacked[f"{name}.weight"].mT
+            bias = stacked[f"{name}.bias"].unsqueeze(1) if layer.bias is not None else None
+            x = x @ weight if bias is None else torch.baddbmm(bias, x, weight)
+        else:
+            x = layer(x)
+    return x[..., 0]
 
 
 def measure(
@@ -238,19 +252,21 @@ def _measure(config, width, signs, scale, seeds, device) -> dict[str, Tensor]:
     x, y, queries = (t.to(device) for t in (config.x, config.y, config.queries))
     nets = [network(width, signs, seed, scale).to(device) for seed in seeds]
     start = [_state(net, x, queries, scale) for net in nets]
+    asked = [(gradient_kernel(net, queries, x) / scale**2).cpu() for net in nets]
     together = x.expand(len(nets), -1, -1), y.expand(len(nets), -1)
     stopped = descend(nets, *together, config.rate / scale**2, config.stops)
     residual = torch.stack(list(stopped), 1).cpu()
     end = [_state(net, x, queries, scale) for net in nets]
-    kernel, asked, f, theta = (torch.stack(part) for part in zip(*start, strict=True))
-    kernel_now, _, f_now, theta_now = (torch.stack(part) for part in zip(*end, strict=True))
+    kernel, f, theta = (torch.stack(part) for part in zip(*start, strict=True))
+    kernel_now, f_now, theta_now = (torch.stack(part) for part in zip(*end, strict=True))
     values, vectors = torch.linalg.eigh(kernel / config.samples)
+    limit = limit_kernel(config.x)
     pairs = zip(kernel, asked, strict=True)
     predict = [partial(lazy_training, k, -config.y, query=q) for k, q in pairs]
     return {
         "drift": torch.tensor(list(map(kernel_drift, kernel, kernel_now))),
         "moved": rms(theta_now - theta),
-        "start": torch.tensor([kernel_drift(limit_kernel(config.x), k) for k in kernel]),
+        "start": torch.tensor([kernel_drift(limit, k) for k in kernel]),
         "rates": values.flip(1),
         "residual": (residual @ vectors).flip(2),
         "trained": f_now - f,
@@ -260,10 +276,9 @@ def _measure(config, width, signs, scale, seeds, device) -> dict[str, Tensor]:
 
 
 def _state(net: nn.Module, x: Tensor, queries: Tensor, scale: float) -> tuple[Tensor, ...]:
-    r"""Kernel by :math:`\alpha^2`, the same with the queries, predictions there, parameters."""
-    kernel, asked = gradient_kernel(net, x), gradient_kernel(net, queries, x)
+    r"""Kernel by :math:`\alpha^2`, predictions at the queries, parameters."""
     theta = torch.cat([p.detach().flatten() for p in net.parameters()])
-    found = kernel / scale**2, asked / scale**2, net(queries)[:, 0].detach(), theta
+    found = gradient_kernel(net, x) / scale**2, net(queries)[:, 0].detach(), theta
     return tuple(t.cpu() for t in found)
 
 

@@ -31,7 +31,7 @@ class Config:
     rate: float = 0.15  # falls to 0 like a cosine
     size: int = 30
     steps: int = 120
-    nodes: int = 16  # many, because of the kinks; see the chapter
+    nodes: int = 8  # many, because of the kinks; see the chapter
     pool: int = 50  # test digits of each class among which the three are chosen
 
     @classmethod

@@ -63,7 +63,7 @@ class Config:
     """Settings. ``seeds`` are run for `MAIN`, the first ``few`` of them for the others."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    few: int = 3
+    few: int = 2
     steps: int = 200
     every: int = 10
     """Steps between two counts of modes, and what curves are averaged over."""

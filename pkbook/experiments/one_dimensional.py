@@ -31,7 +31,7 @@ class Config:
     width: int = 64
     samples: int = 100  # inputs on (-pi, pi), so that the square wave jumps once, at 0
     rate: float = 0.01
-    steps: int = 2000
+    steps: int = 1400
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:

@@ -6,10 +6,10 @@ equally many epochs and at equal training loss. E10 follows single entries of th
 a point and itself, a point of its class, two points of the other class.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -113,18 +113,44 @@ class Result:
 
 
 def train(
-    config: Config, name: str, model: nn.Module, x: Tensor, y: Tensor, seed: int
+    config: Config, name: str, nets: Sequence[nn.Sequential], x: Tensor, y: Tensor
 ) -> Iterator[int]:
-    """Train `model` in place on the squared loss; stop after every epoch, and yield its number."""
-    optimizer = OPTIMIZERS[name](model.parameters())
-    steps, last = len(x) // config.batch, config.epochs[-1]
-    draws = batches(len(x), size=config.batch, steps=steps * last, seed=seed)
+    """Train a network for each seed on its own `x[s], y[s]`; yield the number of every epoch.
+
+    `nets` follow in place. They train side by side, every parameter a stack over the seeds: these
+    optimizers work entry by entry, so a step on the stack is a step on each.
+    """
+    parts = zip(*(net.parameters() for net in nets), strict=True)
+    stacks = [nn.Parameter(torch.stack(part).detach()) for part in parts]
+    for s, net in enumerate(nets):
+        for parameter, stack in zip(net.parameters(), stacks, strict=True):
+            parameter.data = stack.data[s]
+    optimizer = OPTIMIZERS[name](stacks)
+    steps, last = x.shape[1] // config.batch, config.epochs[-1]
+    count = {"size": config.batch, "steps": steps * last}
+    draws = zip(*(batches(x.shape[1], **count, seed=s) for s in config.seeds), strict=True)
+    seed = torch.arange(len(nets)).unsqueeze(1)
     for epoch in range(last + 1):
         yield epoch
-        for batch in islice(draws, steps):
+        for chosen in islice(draws, steps):
+            batch = seed, torch.stack(chosen)
             optimizer.zero_grad()
-            losses.squared(model(x[batch]), y[batch]).mean().backward()
+            f = _side_by_side(nets[0], stacks, x[batch])
+            loss = losses.squared(f.flatten(0, 1), y[batch].flatten(0, 1))
+            (loss.sum() / config.batch).backward()
             optimizer.step()
+
+
+def _side_by_side(net: nn.Sequential, stacks: list[nn.Parameter], a: Tensor) -> Tensor:
+    """Outputs ``[S, n, 1]`` at ``a [S, n, 2]`` of the networks with these stacks of parameters."""
+    left = iter(stacks)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            weight, bias = next(left), next(left)
+            a = torch.baddbmm(bias.unsqueeze(1), a, weight.mT)
+        else:
+            a = layer(a)
+    return a
 
 
 def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -146,35 +172,54 @@ def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([same, cross, above, below])
 
 
-def follow(config: Config, name: str, seed: int, device: torch.device | str) -> dict[str, Tensor]:
-    """One run: what is measured at each epoch, where the loss is level, and the end of it.
+def follow(config: Config, name: str, device: torch.device | str) -> dict[str, Tensor]:
+    """All seeds of one optimizer: what is measured at each epoch, and where the loss is level.
 
-    Over E epochs: "scalars" (share, loss, accuracy) ``[E, 3]``, "between" (the kernel between the
-    anchors) ``[E, 4, 4]``, "pairs" (profiles over distance) ``[E, 4, H]``.
+    "scalars" (share, loss, accuracy) ``[S, E, 3]``, "between" (the kernel between the anchors)
+    ``[S, E, 4, 4]``, "pairs" (profiles over distance) ``[S, E, 4, H]``, "level" ``[S, 2]``; of the
+    first seed the points, and kernel and outputs at the end.
     """
-    points = torch.Generator().manual_seed(seed)
-    x, y = (t.to(device) for t in data.ring_and_disk(config.samples, generator=points))
-    model = models.mlp(2, *config.widths, 1, seed=seed).to(device)
-    places = list(neighbours.anchors(x.cpu(), y.cpu()).values())
-    rows, level = [], torch.full((2,), torch.nan)
-    for epoch in train(config, name, model, x, y, seed):
-        f = model(x).detach()
-        loss, right = losses.squared(f, y).mean(), (f * y > 0).float().mean()
-        reached = bool(level.isnan().all() and loss <= config.loss)
-        if not reached and epoch not in config.epochs:
-            continue
-        kernel = normalised_kernel(model, x).cpu()
-        share = homogeneity(kernel, y, config.neighbours).mean()
+    seeds = [torch.Generator().manual_seed(seed) for seed in config.seeds]
+    points = [data.ring_and_disk(config.samples, generator=seed) for seed in seeds]
+    x, y = (torch.stack(part).to(device) for part in zip(*points, strict=True))
+    nets = [models.mlp(2, *config.widths, 1, seed=seed).to(device) for seed in config.seeds]
+    looks = [_Look(config, *one) for one in zip(nets, x, y, strict=True)]
+    for epoch in train(config, name, nets, x, y):
+        for look in looks:
+            look(epoch)
+    keys = ("scalars", "between", "pairs")
+    rows = [map(torch.stack, zip(*look.rows, strict=True)) for look in looks]
+    found = dict(zip(keys, map(torch.stack, zip(*rows, strict=True)), strict=True))
+    end = {"x": x[0], "y": y[0], "outputs": neighbours._over_the_plane(nets[0])}
+    found |= {"level": torch.stack([look.level for look in looks]), "kernel": looks[0].kernel}
+    return found | {key: value.cpu() for key, value in end.items()}
+
+
+class _Look:
+    """One network's measurements, epoch after epoch."""
+
+    def __init__(self, config: Config, net: nn.Module, x: Tensor, y: Tensor) -> None:
+        self.config, self.net, self.x, self.y = config, net, x, y
+        self.places = list(neighbours.anchors(x.cpu(), y.cpu()).values())
+        self.rows: list[tuple[Tensor, ...]] = []
+        self.level = torch.full((2,), torch.nan)
+
+    def __call__(self, epoch: int) -> None:
+        f = self.net(self.x).detach()
+        loss = losses.squared(f, self.y).mean()
+        reached = bool(self.level.isnan().all() and loss <= self.config.loss)
+        if not reached and epoch not in self.config.epochs:
+            return
+        self.kernel = normalised_kernel(self.net, self.x).cpu()
+        share = homogeneity(self.kernel, self.y, self.config.neighbours).mean()
         if reached:
-            level = torch.stack([torch.tensor(float(epoch)), share])
-        if epoch in config.epochs:
-            between = kernel[places][:, places]
+            self.level = torch.stack([torch.tensor(float(epoch)), share])
+        if epoch in self.config.epochs:
+            right = (f * self.y > 0).float().mean()
+            between = self.kernel[self.places][:, self.places]
             scalars = torch.stack([share, loss.cpu(), right.cpu()])
-            rows.append((scalars, between, by_distance(kernel, x.cpu(), y.cpu())))
-    found = dict(zip(("scalars", "between", "pairs"), map(torch.stack, zip(*rows, strict=True)),
-                     strict=True))  # fmt: skip
-    end = {"x": x, "y": y, "kernel": kernel, "outputs": neighbours._over_the_plane(model)}
-    return found | {"level": level} | {key: value.cpu() for key, value in end.items()}
+            pairs = by_distance(self.kernel, self.x.cpu(), self.y.cpu())
+            self.rows.append((scalars, between, pairs))
 
 
 def run(
@@ -185,28 +230,24 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train once for each optimizer and seed; every seed has its own points and start."""
-    pairs = list(product(config.optimizers, config.seeds))
-    found = []
-    for name, seed in tqdm(pairs, disable=not progress, desc="runs"):
-        path = None if folder is None else folder / f"{name}-{seed}.pt"
-        found.append(remembered(path, partial(follow, config, name, seed, device)))
-    size = len(config.optimizers), len(config.seeds)
+    seeds, found = "-".join(map(str, config.seeds)), []
+    for name in tqdm(config.optimizers, disable=not progress, desc="optimizers"):
+        path = None if folder is None else folder / f"{name}-{seeds}.pt"
+        found.append(remembered(path, partial(follow, config, name, device)))
 
     def every(key: str) -> Tensor:
-        values = torch.stack([one[key] for one in found])
-        return values.reshape(*size, *values.shape[1:])
+        return torch.stack([one[key] for one in found])
 
-    first = found[:: len(config.seeds)]
-    pictures = torch.stack([f["kernel"] for f in first]), torch.stack([f["outputs"] for f in first])
     return Result(
         config,
         *every("scalars").unbind(3),
         *every("level").unbind(2),
         every("between"),
         *every("pairs").unbind(3),
-        first[0]["x"],
-        first[0]["y"],
-        *pictures,
+        found[0]["x"],
+        found[0]["y"],
+        every("kernel"),
+        every("outputs"),
     )
 
 

@@ -61,7 +61,7 @@ class Config:
 
     @classmethod
     def quick(cls, **changes) -> "Config":
-        return cls(**changes)
+        return replace(cls(rate=0.5), **changes)
 
     @classmethod
     def full(cls, **changes) -> "Config":

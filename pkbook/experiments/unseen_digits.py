@@ -44,7 +44,7 @@ class Config:
     neighbours: int = 10
     rate: float = 1e-3
     batch: int = 32
-    epochs: int = 10
+    epochs: int = 6
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Turn network, training time and tolerance, and see which part of a residual counts as null."""
 
-from functools import cache
+from functools import cache, partial
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,6 +12,7 @@ from pkbook.plots import MINUS, NEUTRAL, PLUS, figure, style
 
 TIMES = (0, 5, 50, 500)
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-6)
+TICKS = [10.0**-k for k in range(0, 17, 4)]
 ROUNDING = 1e-16  # relative eigenvalues and energies below it are drawn at it
 
 
@@ -20,23 +21,29 @@ def _result() -> experiment.Result:
     return experiment.run(experiment.Config(times=TIMES, seeds=(0,)))
 
 
-def parts(network: str, time: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def parts(
+    network: str, time: float, tolerance: float, result: experiment.Result | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Residual, its null part ``[n]``, relative eigenvalues and energies by mode ``[n]``.
 
-    The run is that of seed 0 of :mod:`pkbook.experiments.null_space`.
+    The run is that of the first seed of ``result``, else of seed 0 of
+    :mod:`pkbook.experiments.null_space`.
     """
-    found = _result()
-    modes = found.modes(network, 0, time)
-    residual = found.residual[found.place(network, 0, time)]
+    found = result or _result()
+    seed = found.config.seeds[0]
+    modes = found.modes(network, seed, time)
+    residual = found.residual[found.place(network, seed, time)]
     null = residual - modes.project(residual, tolerance)
     return residual, null, modes.values / modes.values[0], modes.energy(residual)
 
 
 @style()
-def draw(network: str, time: float, tolerance: float) -> Figure:
+def draw(
+    network: str, time: float, tolerance: float, result: experiment.Result | None = None
+) -> Figure:
     """The residual and its null part over the inputs; below, its energy mode by mode."""
-    residual, null, values, energy = parts(network, time, tolerance)
-    x = _result().measure.nodes[:, 0]
+    residual, null, values, energy = parts(network, time, tolerance, result)
+    x = (result or _result()).measure.nodes[:, 0]
     fig, (top, bottom) = figure(2, 1, width=4.5, height=5.6)
     top.axhline(0, color=NEUTRAL, linewidth=0.7)
     top.plot(x, residual, color="black", label="residual")
@@ -54,13 +61,17 @@ def draw(network: str, time: float, tolerance: float) -> Figure:
     bottom.set(xscale="log", yscale="log", xlim=(3, ROUNDING / 4), ylim=(ROUNDING / 4, 3))
     bottom.set(xlabel=r"eigenvalue $\lambda_j/\lambda_1$; far right: zero")
     bottom.set_ylabel("energy of the residual")
+    bottom.set(xticks=TICKS, yticks=TICKS)
+    bottom.minorticks_off()
     bottom.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig
 
 
-def words(network: str, time: float, tolerance: float) -> str:
+def words(
+    network: str, time: float, tolerance: float, result: experiment.Result | None = None
+) -> str:
     """What is to be seen, with the share."""
-    residual, _, values, energy = parts(network, time, tolerance)
+    residual, _, values, energy = parts(network, time, tolerance, result)
     learnable = values > tolerance
     share = (energy[~learnable].sum() / energy.sum()).item()
     return (
@@ -71,12 +82,13 @@ def words(network: str, time: float, tolerance: float) -> str:
     )
 
 
-def null_space() -> Explorer:
+def null_space(result: experiment.Result | None = None) -> Explorer:
     """Network, training time and tolerance: the residual, its null part, its energy by mode.
 
     The network of :math:`x^2` keeps its null part whatever the sliders say; for the network of
     :math:`x` it depends on both.  Twenty-four frames of one run for each network, drawn in some
-    seconds.
+    seconds.  A ``result`` of :mod:`pkbook.experiments.null_space` that was looked at after 5, 50
+    and 500 is drawn in place of a run of its own.
     """
     return Explorer(
         {
@@ -84,6 +96,6 @@ def null_space() -> Explorer:
             "time": Control("training time", TIMES[1:], initial=TIMES[-1]),
             "tolerance": Control("tolerance", TOLERANCES, initial=1e-3),
         },
-        draw=draw,
-        alt=words,
+        draw=partial(draw, result=result),
+        alt=partial(words, result=result),
     )

@@ -1,0 +1,30 @@
+"""Move every seed of a session: what the same code finds with other random numbers.
+
+Runs at the start of a kernel (from its profile) when ``PKBOOK_MOVED_SEEDS`` is a number. A seed
+that code gives to torch or numpy is then another one, the same for the same seed.
+"""
+
+import os
+
+import numpy
+import torch
+
+
+def move(by: int) -> None:
+    """Replace the ways to give a seed; each adds ``by`` to it."""
+    of_torch, of_numpy, plain = torch.manual_seed, numpy.random.default_rng, torch.Generator
+
+    class Generator(plain):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            return super().manual_seed(seed + by)
+
+    def default_rng(seed: object = None) -> numpy.random.Generator:
+        return of_numpy(seed + by if isinstance(seed, int) else seed)
+
+    torch.Generator = Generator
+    torch.manual_seed = lambda seed: of_torch(seed + by)
+    numpy.random.default_rng = default_rng
+
+
+if shift := int(os.environ.get("PKBOOK_MOVED_SEEDS") or 0):
+    move(shift)
