@@ -5,6 +5,8 @@ that code gives to torch or numpy is then another one, the same for the same see
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy
 import torch
@@ -21,6 +23,28 @@ def move(by: int) -> None:
     def default_rng(seed: object = None) -> numpy.random.Generator:
         return of_numpy(seed + by if isinstance(seed, int) else seed)
 
+    class Moved:
+        """The global generator, of whose class there can be no other; `pkbook` seeds it."""
+
+        def __init__(self, generator: torch.Generator) -> None:
+            self.generator = generator
+
+        def manual_seed(self, seed: int) -> torch.Generator:
+            return self.generator.manual_seed(seed + by)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.generator, name)
+
+    import pkbook.randomness as randomness
+
+    kept = randomness.kept
+
+    @contextmanager
+    def moved(device: torch.device) -> Iterator[list[Moved]]:
+        with kept(device) as generators:
+            yield [Moved(generator) for generator in generators]
+
+    randomness.kept = moved  # looked up by `seeded` when it is called
     torch.Generator = Generator
     torch.manual_seed = lambda seed: of_torch(seed + by)
     numpy.random.default_rng = default_rng
