@@ -74,7 +74,7 @@ class Config:
     """Pixels; the first is 0."""
     rate: float = 3e-3
     batch: int = 50
-    epochs: tuple[int, ...] = (0, 4, 10)
+    epochs: tuple[int, ...] = (0, 15)
     seeds: tuple[int, ...] = (30, 31, 32)
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ class Config:
     activation: str = "relu"
     rate: float = 0.4
     batch: int = 30
-    steps: int = 600
+    steps: int = 1000
     asked: int = 2000
     """Fresh points that accuracy is measured on."""
     grid: int = 64
