@@ -90,8 +90,9 @@ class FolderStore:
         except BaseException as error:
             with suppress(OSError):
                 store.close()
-            if isinstance(error, OSError) and not isinstance(error, StorageError):
-                raise store._failed("the beginning of the run", error) from error
+            if isinstance(error, OSError):
+                cause = error.__cause__ if isinstance(error, StorageError) else error
+                raise store._failed("the beginning of the run", cause) from cause
             raise
         return store
 
