@@ -261,6 +261,8 @@ def test_the_log_reaches_the_disk_before_a_checkpoint_that_rests_on_it(tmp_path,
 
 def test_one_writer_at_a_time(server, tmp_path, one_thread):
     """Another process writes; it may be looked at, not joined."""
+    go_on(begin(tmp_path / "warm"), 2).close()
+    _look(tmp_path / "warm")  # what only a first look costs would let a slow machine come too late
     folder = tmp_path / "run"
     child = server.start(folder, every=1, steps=LONG)
     try:
