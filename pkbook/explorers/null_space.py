@@ -27,7 +27,7 @@ def parts(
     """Residual, its null part ``[n]``, relative eigenvalues and energies by mode ``[n]``.
 
     The run is that of the first seed of ``result``, else of seed 0 of
-    :mod:`pkbook.experiments.null_space`.
+    ``pkbook.experiments.null_space``.
     """
     found = result or _result()
     seed = found.config.seeds[0]
@@ -87,7 +87,7 @@ def null_space(result: experiment.Result | None = None) -> Explorer:
 
     The network of :math:`x^2` keeps its null part whatever the sliders say; for the network of
     :math:`x` it depends on both.  Twenty-four frames of one run for each network, drawn in some
-    seconds.  A ``result`` of :mod:`pkbook.experiments.null_space` that was looked at after 5, 50
+    seconds.  A ``result`` of ``pkbook.experiments.null_space`` that was looked at after 5, 50
     and 500 is drawn in place of a run of its own.
     """
     return Explorer(
