@@ -153,6 +153,34 @@ def test_other_notebooks_are_kept_when_one_fails(book: SmallBook) -> None:
     assert book.runs == 1
 
 
+def run_by_nbval(book: SmallBook) -> subprocess.CompletedProcess[str]:
+    """What `make test` does first, in this small book."""
+    shutil.copytree(ROOT / "tools", book.root / "tools", dirs_exist_ok=True)
+    book.write("pytest.ini", "[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-p", "keep_outputs", "--nbval-lax", "book"]
+    env = {**os.environ, "PYTHONPATH": str(book.root / "tools")}
+    return subprocess.run(command, cwd=book.root, capture_output=True, text=True, env=env)
+
+
+def test_a_notebook_that_nbval_ran_is_built_without_another_run(book: SmallBook) -> None:
+    book.notebook(COUNT, "print('as nbval saw it')")
+    assert_good(run_by_nbval(book))
+    done = book.build()
+    assert_good(done)
+    assert "book/index: unchanged" in done.stdout
+    assert "as nbval saw it" in book.page()
+    assert book.runs == 1
+    book.write("constraints.txt", "numpy==3\n")
+    assert_good(book.build())
+    assert book.runs == 2, "what nbval ran elsewhere is not shown"
+
+
+def test_what_nbval_failed_is_not_kept(book: SmallBook) -> None:
+    book.notebook(COUNT, "assert False", "print('seen behind')")
+    assert run_by_nbval(book).returncode == 1
+    assert not list((book.root / "_build").rglob("index.json"))
+
+
 def test_only_what_changed_is_executed_and_nothing_is_stale(book: SmallBook) -> None:
     assert_good(book.build())
     assert book.runs == 1

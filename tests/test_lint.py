@@ -202,6 +202,21 @@ FAULTS = {
         replaced(":::{solution-start} ex-one", "Compute", "### Compute"),
         "heading inside a solution",
     ),
+    "measured": (code("run = pk.Trajectory(m, loss, o, d)\nassert run.loss < 0.1"), "is measured"),
+    "measured through names": (
+        code("end = net.step(3)\nhalf = 2 * end\nassert torch.isfinite(half) and half > 1"),
+        "is measured",
+    ),
+    "measured, an equality": (code("n = run.train(3)\nassert len(n) == 3"), "is measured"),
+    "measured in a loop": (
+        code("ends = [net.fit(s) for s in range(3)]\nassert all(e < 1 for e in ends)"),
+        "is measured",
+    ),
+    "a wide tolerance": (code("gap = 1.0\nassert gap < 0.2"), "is measured"),
+    "an experiment's number": (
+        code("from pkbook.experiments import ring\nassert ring.run().found == 1"),
+        "is measured",
+    ),
     "exercise elsewhere": (
         replaced("## Exercises", "## Exercises", "## Exercises\n\n## Tasks"),
         "exercise outside",
@@ -224,6 +239,36 @@ def test_each_fault_is_reported_and_nothing_else(name):
     assert any(allowed[0] in text for text in complaints), complaints
     assert all(any(part in text for part in allowed) for text in complaints), complaints
     assert all(text.startswith("chapter.ipynb: ") for text in complaints)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "assert abs(both - sides) < 1e-9",
+        "assert (left - right).abs().max() < 1e-6 * right.abs().max()",
+        "assert -1e-9 < gap < 1e-9",
+        "assert torch.allclose(run.step(3), told)",
+        "assert kernel.shape == (4, 4)",
+        "assert not (a != b)",
+        "assert all(torch.equal(a, b) for a, b in pairs)",
+    ],
+)
+def test_what_is_exact_may_be_asserted(line):
+    book = clean()
+    code(line)(book)
+    assert linter.lint(book, "chapter.ipynb") == []
+
+
+def test_a_claim_told_twice_is_reported_with_both_places():
+    one, two = clean(), clean()
+    code("pk.claim('the loss', loss, below=1)")(one)
+    code("for name in names:\n    pk.claim(f'{name}: the loss', loss, below=1)")(one)
+    assert list(linter.claims_told_twice({"a.ipynb": one})) == []
+    code("pk.claim('the loss', other, below=2)")(two)
+    (told,) = linter.claims_told_twice({"a.ipynb": one, "b.ipynb": two})
+    assert "a.ipynb" in told
+    assert "b.ipynb" in told
+    assert "'the loss' is made twice" in told
 
 
 def test_an_exercise_without_label_is_reported():

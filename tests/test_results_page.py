@@ -54,6 +54,40 @@ def test_every_claim_has_its_row_and_its_verdict(tmp_path):
     assert "\n\n**Not measured yet.**" in text.split("## E8:")[1].split("##")[0]
 
 
+def claims(*made):
+    """A notebook whose cells made these claims: ``(held, its line)``."""
+    cells = []
+    for held, line in made:
+        data = {"application/vnd.pkbook.claim+json": {"held": held}, "text/plain": line}
+        output = nbformat.v4.new_output("display_data", data=data)
+        cells.append(nbformat.v4.new_code_cell("claim", outputs=[output]))
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_missed_claims_and_pages_without_results_are_listed(tmp_path):
+    (tmp_path / "book").mkdir()
+    path = tmp_path / "book" / "results.md"
+    path.write_text(f"{results_page.MARKER}\n\n{results_page.CLAIMS_MARKER}\n")
+    pages = {
+        "book/index": claims((True, "held: a: 1, below 2"), (False, "did not hold here: b_c: 3")),
+        "book/own_network": claims((True, "held: d: yes")),
+    }
+    results_page.write(tmp_path, pages, ROOT / "results", ["book/momentum"])
+    text = path.read_text()
+    assert results_page.CLAIMS_MARKER not in text
+    assert "2 of 3 claims held." in text
+    assert "* [index](index.ipynb): b\\_c: 3\n" in text
+    assert "Not executed, and so without claims: [momentum](momentum.ipynb)." in text
+    assert results_page.machine() in text
+
+
+def test_where_all_claims_held_none_is_listed():
+    text = results_page.claims_section({"book/adam": claims((True, "held: a: yes"))})
+    assert "1 of 1 claims held." in text
+    assert "did not" not in text
+    assert "Not executed" not in text
+
+
 @pytest.mark.parametrize(
     ("pages", "words"),
     [
