@@ -4,11 +4,13 @@ The companion package of the book.  Source: Guo, He, Morel 2026, *On Interpolati
 Describing Neural Network Generalization*, arXiv 2603.13872.
 """
 
+import importlib
+from types import ModuleType
+
 from pkbook import (
     data,
     diagnostics,
     diffusion_limit,
-    explorers,
     function_space,
     generative,
     losses,
@@ -65,3 +67,14 @@ __all__ = [
     "two_time_kernel",
     "weighted_kernel",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the explorers when they are first asked for: every experiment comes with them."""
+    if name == "explorers":
+        return importlib.import_module("pkbook.explorers")
+    raise AttributeError(f"module 'pkbook' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "explorers"})

@@ -110,10 +110,11 @@ def slug(setting: str) -> str:
 
 
 def profile(folder: Path) -> None:
-    """An IPython profile that moves the seeds where the environment says so."""
+    """An IPython profile that draws nothing, and moves the seeds where the environment says so."""
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(Path(__file__).with_name("moved_seeds.py"), startup / "00-moved_seeds.py")
+    for name in ("moved_seeds.py", "no_pictures.py"):
+        shutil.copy2(Path(__file__).with_name(name), startup / name)
 
 
 def measure(root: Path, folder: Path, pages: list[str], jobs: int) -> None:

@@ -1,7 +1,6 @@
 """Who is near whom under a kernel, and whether neighbours share a class (Section 5.1)."""
 
 import torch
-from sklearn.metrics import silhouette_samples
 from torch import Tensor
 
 from pkbook.checks import require_finite, require_tensor, require_whole
@@ -69,6 +68,8 @@ def silhouette(kernel: Tensor, y: Tensor) -> Tensor:
     Raises ValueError for a kernel that is not symmetric and finite, with a diagonal that is not
     positive, constant labels, or as many classes as samples.
     """
+    from sklearn.metrics import silhouette_samples  # takes seconds to import
+
     distances = distance(kernel)
     labels = as_labels(y, len(distances))
     if len(labels.unique()) == len(labels):

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import SVC
 from torch import Tensor
 
 from pkbook.checks import is_finite_number, require_whole
@@ -45,6 +43,9 @@ def linear_separability(
     >>> linear_separability(x @ x.T, torch.tensor([0, 0, 1, 1]), folds=2).training
     1.0
     """
+    from sklearn.model_selection import StratifiedKFold  # takes seconds to import
+    from sklearn.svm import SVC
+
     matrix = as_gram(kernel).cpu()
     labels = np.unique(as_labels(y, len(matrix)).numpy(), return_inverse=True)[1]
     require_whole(seed, "seed", least=0)

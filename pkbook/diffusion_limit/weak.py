@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -59,7 +59,7 @@ class WeakError:
     @property
     def interval(self) -> tuple[Tensor, Tensor]:
         """Student's confidence interval of the error, two ``[L, m]``."""
-        t = stats.t.ppf((1 + self.confidence) / 2, self.replicas.shape[1] - 1)
+        t = stdtrit(self.replicas.shape[1] - 1, (1 + self.confidence) / 2)
         return self.error - t * self.spread, self.error + t * self.spread
 
     def slope(self, query: int = 0) -> Slope:
@@ -89,7 +89,7 @@ def fit_slope(
     centre = np.average(x, weights=weight)
     square = np.sum(weight * (x - centre) ** 2)
     value = float(np.sum(weight * (x - centre) * y) / square)
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom) / np.sqrt(square))
+    reach = float(stdtrit(freedom, (1 + confidence) / 2) / np.sqrt(square))
     return Slope(value, value - reach, value + reach)
 
 

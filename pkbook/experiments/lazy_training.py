@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.func import stack_module_state
 from tqdm.auto import tqdm
@@ -159,7 +159,8 @@ def exponent(sizes: Sequence[float], values: Tensor) -> Measured:
     if values.shape[1] < 2:
         raise ValueError("values: expected at least two seeds, for an interval, came one")
     slopes = np.polyfit(np.log(sizes), values.double().log().numpy(), 1)[0].round(12)
-    half = stats.t.ppf((1 + LEVEL) / 2, len(slopes) - 1) * stats.sem(slopes)
+    error = np.std(slopes, ddof=1) / np.sqrt(len(slopes))
+    half = stdtrit(len(slopes) - 1, (1 + LEVEL) / 2) * error
     mean = slopes.mean()
     return with_interval(mean, mean - half, mean + half, len(slopes))
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -144,10 +143,12 @@ class Result:
 
     def rank_correlation(self, what: str = "carried") -> tuple[float, float]:
         """Spearman's, of late coherence and late number of modes over all runs; its p-value."""
+        from scipy.stats import spearmanr  # takes a second to import
+
         values = self._of(what)
         pairs = [(self.late(values[s]), self.late(self.modes[s])) for s in values]
         coherent, modes = (torch.cat(part) for part in zip(*pairs, strict=True))
-        found = stats.spearmanr(coherent.numpy(), modes.numpy())
+        found = spearmanr(coherent.numpy(), modes.numpy())
         return float(found.statistic), float(found.pvalue)
 
     def lagged(self, name: str, most: int = 4, what: str = "carried") -> Tensor:
