@@ -26,6 +26,7 @@ from types import MappingProxyType
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError
+from order import longest_first
 
 STALL = 3600.0  # seconds without the end of a cell after which a notebook is given up
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -204,14 +205,14 @@ def execute_all(
     stall: float = STALL,
     each: float = 15.0,
 ) -> Iterator[Outcome | dict[str, dict]]:
-    """Bring the stored outputs of all notebooks up to date.
+    """Bring the stored outputs of all notebooks up to date, the longest first.
 
     Yields the outcome of each as it is done and, every ``each`` seconds, what is running:
     ``{page: {"cell", "of", "since"}}``.
     """
     environment = environment_digest(root)
     todo = []
-    for page in pages:
+    for page in longest_first(pages):
         notebook = nbformat.read(root / f"{page}.ipynb", as_version=4)
         key, store = notebook_key(notebook, environment), cache / f"{page}.json"
         if load_outputs(store, key) is None:

@@ -28,6 +28,7 @@ import torch
 from build_book import ROOT, notebook_pages, say
 from claims_made import CLAIM, outputs_of
 from execute import environment_digest, load_outputs, merge_outputs, notebook_key, run_notebook
+from order import SECONDS
 
 THIN = 2.0  # a margin below two spreads is no margin
 PATIENT = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "PASSIVE"}  # more threads than cores
@@ -208,6 +209,16 @@ def _thinnest_first(found: Seen) -> tuple[bool, float]:
     return all(found.held.values()), margin
 
 
+def spent(folder: Path, pages: list[str]) -> str:
+    """The seconds of each notebook as it is, as `order` reads them."""
+    found = {}
+    for page in pages:
+        store = folder / slug("as it is") / f"{page}.json"
+        if store.exists():
+            found[page] = round(json.loads(store.read_text(encoding="utf8"))["seconds"])
+    return json.dumps(dict(sorted(found.items())), indent=1) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -223,6 +234,9 @@ def main() -> int:
     seen, errors = collect(root, folder, pages)
     (root / "pkbook" / "claims.json").write_text(as_json(seen), encoding="utf8")
     (root / "results" / "claims.md").write_text(as_table(seen, errors), encoding="utf8")
+    if asked.pages is None:
+        seconds = spent(folder, pages)
+        (root / "tools" / SECONDS.name).write_text(seconds, encoding="utf8")
     missed = [found for found in seen.values() if not all(found.held.values())]
     thin = [f for f in seen.values() if f.margin is not None and f.margin < THIN]
     say(f"{len(seen)} claims; {len(missed)} missed in some run, {len(thin)} with a thin margin")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from environment import ROOT, NoEnvironment, ensure, python_of
+from order import longest_first
 
 STALL = "3600"
 
@@ -51,7 +52,9 @@ def test() -> int:
     pytest = ["-m", "pytest", "-n", str(jobs), "--dist", "loadfile", "-rfEs"]
     # The notebooks first: the site is then built from what they showed, and runs none again.
     notebooks = ["-p", "keep_outputs", "--nbval-lax", "--nbval-cell-timeout"]
-    notebooks += [setting("STALL", STALL), "book"]
+    pages = [f"book/{path.stem}" for path in (ROOT / "book").glob("*.ipynb")]
+    notebooks += [setting("STALL", STALL), "--no-loadscope-reorder"]
+    notebooks += [f"{page}.ipynb" for page in longest_first(pages)]
     tools = os.pathsep.join(filter(None, [str(ROOT / "tools"), os.environ.get("PYTHONPATH")]))
     ipython = ROOT / "_build" / "ipython"  # so that no profile of the user's takes part
     ipython.mkdir(parents=True, exist_ok=True)
