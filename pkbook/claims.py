@@ -111,7 +111,7 @@ class Record:
 
     def __str__(self) -> str:
         bounds = str(Bounds(**self.bounds)) if self.distance is not None else ""
-        return f"{self.says}: {self.number}" + (f", {bounds}" if bounds else "")
+        return f"{self.says}: {self.number}" + (f", bound: {bounds}" if bounds else "")
 
     def to_json(self) -> dict:
         """Plain data, read back by ``Record(**told)``; what is not finite becomes None."""

@@ -115,7 +115,7 @@ CLAIM = """from IPython.display import display
 told = {"says": "the error", "values": [2.1], "held": False, "distance": -0.1, "by": "each"}
 mime = "application/vnd.pkbook.claim+json"
 told |= {"count": 1, "bounds": {"below": 2}}
-line = "did not hold here: the error: 2.100, below 2"
+line = "did not hold here: the error: 2.100, bound: below 2"
 display({mime: told, "text/html": "<p>This did not hold here.</p>", "text/plain": line}, raw=True)
 print("the cell goes on")"""
 
@@ -125,10 +125,10 @@ def test_a_claim_that_misses_leaves_a_book_and_is_told_at_its_end(book: SmallBoo
     done = book.build()
     assert_good(done)
     assert "1 of 1 claims did not hold on this machine:" in done.stdout
-    assert "book/index: the error: 2.100, below 2" in done.stdout
+    assert "book/index: the error: 2.100, bound: below 2" in done.stdout
     assert "This did not hold here." in book.page()
     assert "the cell goes on" in book.page()
-    assert_refused(book, book.build("--strict"), "the error: 2.100, below 2")
+    assert_refused(book, book.build("--strict"), "the error: 2.100, bound: below 2")
     assert book.runs == 1, "what is stored knows which claims missed"
 
 

@@ -98,7 +98,7 @@ def test_a_miss_is_shown_and_stops_nothing_unless_strict(made, monkeypatch):
     assert [record.held for record in made] == [False]
     monkeypatch.setenv(claims.VARIABLE, "strict")
     pk.claim("the error", 1.9, below=2)
-    with pytest.raises(pk.ClaimNotHeld, match=r"did not hold here: the error: 2\.100, below 2"):
+    with pytest.raises(pk.ClaimNotHeld, match=r"did not hold here: the error: 2\.100, bound: below 2"):
         pk.claim("the error", 2.1, below=2)
     monkeypatch.setenv(claims.VARIABLE, "strickt")
     with pytest.raises(ValueError, match="PKBOOK_CLAIMS must be"):
@@ -110,7 +110,7 @@ def test_a_miss_quotes_our_runs_and_escapes_its_words(monkeypatch):
     monkeypatch.setattr(claims, "our_runs", lambda: known)
     record = Record("a < b", [2.1], 1, "each", False, -0.1, {"below": 2.0})
     assert as_text(record) == (
-        "did not hold here: a < b: 2.100, below 2; in our 8 runs 1.600 to 1.900"
+        "did not hold here: a < b: 2.100, bound: below 2; in our 8 runs 1.600 to 1.900"
     )
     assert "a &lt; b" in as_html(record)
     assert "This did not hold here." in as_html(record)
@@ -120,7 +120,7 @@ def test_a_record_survives_its_json(made):
     pk.claim("a number", [1.0, 2.0], above=0)
     record = made[0]
     assert from_json(record.to_json()) == record
-    assert str(record) == "a number: 1.500 (1 to 2), above 0"
+    assert str(record) == "a number: 1.500 (1 to 2), bound: above 0"
 
 
 def test_many_values_are_kept_as_extremes_and_mean(made):
