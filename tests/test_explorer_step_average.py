@@ -94,12 +94,21 @@ def test_rules_look_at_the_places_of_the_tables(found):
         assert values.tolist() == pytest.approx(nearest, abs=0.2 * reach + 1e-12)
 
 
+ROUNDING = 1e-13  # of a sum of twenty steps in float64, relative to the whole change
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_node_gains_and_larger_rates_cost(kind):
     small, large = (study(kind, rate).gaps for rate in (0.03, 0.3))
+
+    def larger(one, other):
+        """Where both are rounding, either may be: another processor rounds differently."""
+        return one > other or max(one, other) < ROUNDING
+
     for gaps in (small, large):
-        assert gaps[0] > gaps[1] > gaps[2] > gaps[3]
-    assert all(small[n] < large[n] for n in (0, 1, 2, 3))
+        assert all(larger(gaps[n], gaps[n + 1]) for n in (0, 1, 2))
+    assert all(larger(large[n], small[n]) for n in (0, 1, 2, 3))
+    assert large[2] > ROUNDING  # so that most of them are compared
 
 
 def test_the_global_state_is_left_alone_and_frames_repeat():
