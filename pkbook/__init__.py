@@ -7,16 +7,7 @@ Describing Neural Network Generalization*, arXiv 2603.13872.
 import importlib
 from types import ModuleType
 
-from pkbook import (
-    data,
-    diagnostics,
-    diffusion_limit,
-    function_space,
-    generative,
-    losses,
-    models,
-    plots,
-)
+from pkbook import losses, models
 from pkbook.claims import ClaimNotHeld, claim
 from pkbook.distributed import distributed_kernel
 from pkbook.explain import Explanation, explain
@@ -68,13 +59,24 @@ __all__ = [
     "weighted_kernel",
 ]
 
+# Imported when they are first asked for: what they bring along takes longer to load than torch.
+LATER = (
+    "data",
+    "diagnostics",
+    "diffusion_limit",
+    "explorers",
+    "function_space",
+    "generative",
+    "plots",
+)
+
 
 def __getattr__(name: str) -> ModuleType:
-    """Import the explorers when they are first asked for: every experiment comes with them."""
-    if name == "explorers":
-        return importlib.import_module("pkbook.explorers")
+    """The submodules of `LATER`."""
+    if name in LATER:
+        return importlib.import_module(f"pkbook.{name}")
     raise AttributeError(f"module 'pkbook' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "explorers"})
+    return sorted({*globals(), *LATER})

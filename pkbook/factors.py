@@ -147,6 +147,19 @@ def dense(factor: Factor) -> Dense:
     return Dense(factor.block(slice(None), 0, rows, factor.step, None))
 
 
+def outputs_as_samples(factor: Factor) -> Factor:
+    """The same gradients with C times as many samples and one output, outputs varying slowest."""
+    c = factor.outputs
+    if c == 1:
+        return factor
+    if isinstance(factor, Dense):
+        return Dense(factor.rows.flatten(0, 1).unsqueeze(0))
+    g = [torch.cat(factor.g)]
+    if isinstance(factor, Lookup):
+        return Lookup(factor.tokens.repeat(c, 1), g, factor.size)
+    return Outer(factor.a.repeat(c, 1, 1), g)
+
+
 def merge(factors: list[Factor]) -> Factor:
     """The gradient of a parameter met several times: the sum over the meetings."""
     if len(factors) == 1:

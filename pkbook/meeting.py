@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkbook.contract import Sum, contract, project
+from pkbook.contract import Sum, cheapest, contract, project
+from pkbook.factors import Dense, Factor, outputs_as_samples
 from pkbook.memory import Pull
 from pkbook.optimizers import Coefficients
 from pkbook.sides import Forward, PathChanged, Plan, Side, side
@@ -77,8 +78,7 @@ def _by_factors(
     """The covered parameters: products of gradients that need not be written out."""
     parts, open_ = [], {}
     for name, (c, pull) in pulls.items():
-        # One output: both sides stay factors.  Several: the batch's would be written each time.
-        if pull.rows is None and not isinstance(c.clip, Tensor) and pull.nodes[0][1].outputs == 1:
+        if pull.rows is None and not isinstance(c.clip, Tensor) and _stay(pull, found[name]):
             open_[name] = (c, pull)
             continue
         rows = _rows(c, pull)
@@ -89,18 +89,31 @@ def _by_factors(
     return parts
 
 
+def _stay(pull: Pull, batch: Factor) -> bool:
+    """Whether both sides best stay factors.
+
+    With one output always.  With several not where the batch's gradients would be written out, for
+    that would be done again at each node, while the query's are written once for all of them.
+    """
+    query = pull.nodes[0][1]
+    if query.outputs == 1 or isinstance(query, Dense):
+        return True
+    return cheapest(outputs_as_samples(query), batch, "trace", False, False) != "gradients"
+
+
 def _contracted(pulls: Pulls, found: Side, twins: dict[str, str]) -> Tensor:
-    """Gradients of one output against the batch's, both as factors, ``[1, m, n]``."""
+    """The query's gradients against the batch's, both as factors, ``[C, m, n]``."""
     first = next(iter(pulls))
-    one, two = pulls[first][1].nodes[0][1], found[first]
-    total = Sum("trace", one.samples, two.samples, 1, two.like, False)
+    query, two = pulls[first][1].nodes[0][1], found[first]
+    c, m = query.outputs, query.samples
+    total = Sum("trace", c * m, two.samples, 1, two.like, False)
     twins = {w: b for w, b in twins.items() if w in pulls and b in pulls}
     for k in range(max(len(pull.nodes) for _, pull in pulls.values())):
         here = {name: (c, pull) for name, (c, pull) in pulls.items() if k < len(pull.nodes)}
         weights = {name: _factor_of(c, pull) * pull.nodes[k][0] for name, (c, pull) in here.items()}
-        one = {name: pull.nodes[k][1] for name, (_, pull) in here.items()}
+        one = {name: outputs_as_samples(pull.nodes[k][1]) for name, (_, pull) in here.items()}
         contract(total, one, {name: found[name] for name in one}, weights, twins)
-    return total.result().double().unsqueeze(0)
+    return total.result().double().unflatten(0, (c, m))
 
 
 def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:
