@@ -6,8 +6,9 @@ Another machine rounds differently. Much of that can be had on one machine: othe
 instructions, other numbers of threads, another order of sums. Each notebook runs under each of
 them, and with every seed moved. What the claims found goes to ``pkbook/claims.json``, quoted where
 a claim misses, and to ``results/claims.md``: values, bound, and the margin, the mean distance to
-the bound in units of its standard deviation over the runs. It takes hours; stopped and called
-again, it goes on.
+the bound in units of its standard deviation over the runs. A number that must be above a positive
+bound, such as a ratio, varies by factors and is compared with it by logarithms. It takes hours;
+stopped and called again, it goes on.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Seen:
 
     page: str
     says: str
-    bound: str = ""
+    bounds: Mapping[str, float | None] = field(default_factory=dict)
     low: float = math.inf
     high: float = -math.inf
     distances: dict[str, float | None] = field(default_factory=dict)
@@ -77,18 +78,36 @@ class Seen:
         """One run's record."""
         self.held[setting] = told["held"]
         self.distances[setting] = told["distance"]
-        self.bound = words_of(told["bounds"])
+        self.bounds = told["bounds"]
         low, high = span(told)
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     @property
     def margin(self) -> float | None:
         """Mean distance over its standard deviation; None for what is only true or false."""
-        found = [d for d in self.distances.values() if d is not None]
+        found = in_logarithms(
+            [d for d in self.distances.values() if d is not None],
+            {name: bound for name, bound in self.bounds.items() if bound is not None},
+        )
         if len(found) < 2:
             return None
         middle, spread = statistics.mean(found), statistics.stdev(found)
         return math.copysign(math.inf, middle) if spread == 0 else middle / spread
+
+
+def in_logarithms(distances: list[float], bounds: Mapping[str, float]) -> list[float]:
+    """Distances of numbers above one positive bound, by logarithms; others as they are.
+
+    What must be large varies by factors; what must be small varies about zero.
+
+    >>> [round(d, 2) for d in in_logarithms([10.0, 990.0], {"above": 10.0})]
+    [0.69, 4.61]
+    """
+    name, bound = next(iter(bounds.items()), ("", 0.0))
+    numbers = [bound + distance for distance in distances]
+    if len(bounds) != 1 or name not in ("above", "least") or min([bound, *numbers]) <= 0:
+        return distances
+    return [math.log(number / bound) for number in numbers]
 
 
 def words_of(bounds: Mapping) -> str:
@@ -187,7 +206,8 @@ def as_table(seen: Mapping[str, Seen], errors: list[str]) -> str:
         "",
         "Made by `make claims`. Each notebook ran under these settings: "
         f"{', '.join(settings())}. The margin is the mean distance of the judged number to its "
-        "bound, in standard deviations over the runs; claims without a number have none.",
+        "bound, in standard deviations over the runs (by logarithms where the bound is a positive "
+        "one from below); claims without a number have none.",
         "",
         "| chapter | claim | bound | found | held | margin |",
         "|---|---|---|---|---|---|",
@@ -198,7 +218,8 @@ def as_table(seen: Mapping[str, Seen], errors: list[str]) -> str:
         margin = "" if found.margin is None else f"{found.margin:.1f}"
         says = found.says.replace("|", "\\|")
         page = Path(found.page).name
-        lines.append(f"| {page} | {says} | {found.bound} | {span} | {held} | {margin} |")
+        bound = words_of(found.bounds)
+        lines.append(f"| {page} | {says} | {bound} | {span} | {held} | {margin} |")
     if errors:
         lines += ["", "Errors:", "", *(f"* {text}" for text in errors)]
     return "\n".join(lines) + "\n"
