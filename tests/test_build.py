@@ -175,6 +175,20 @@ def test_a_notebook_that_nbval_ran_is_built_without_another_run(book: SmallBook)
     assert book.runs == 2, "what nbval ran elsewhere is not shown"
 
 
+def test_the_key_does_not_depend_on_where_python_was_started() -> None:
+    # pytest is started as a module, with this folder on the path and its egg-info in it; the
+    # build is started as a file.  Unlike keys would run every notebook twice in `make test`.
+    code = "import sys; sys.path.append(sys.argv[1]); import execute; print(execute.{})"
+    code = code.format("environment_digest(execute.Path(sys.argv[2]))")
+    command = [sys.executable, "-c", code, str(ROOT / "tools"), str(ROOT)]
+    found = {
+        subprocess.run([*command[:1], *flags, *command[1:]], cwd=ROOT, capture_output=True).stdout
+        for flags in ([], ["-P"])  # with the folder on the path, and without
+    }
+    assert len(found) == 1
+    assert found != {b""}
+
+
 def test_what_nbval_failed_is_not_kept(book: SmallBook) -> None:
     book.notebook(COUNT, "assert False", "print('seen behind')")
     assert run_by_nbval(book).returncode == 1

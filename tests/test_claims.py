@@ -98,7 +98,9 @@ def test_a_miss_is_shown_and_stops_nothing_unless_strict(made, monkeypatch):
     assert [record.held for record in made] == [False]
     monkeypatch.setenv(claims.VARIABLE, "strict")
     pk.claim("the error", 1.9, below=2)
-    with pytest.raises(pk.ClaimNotHeld, match=r"did not hold here: the error: 2\.100, bound: below 2"):
+    with pytest.raises(
+        pk.ClaimNotHeld, match=r"did not hold here: the error: 2\.100, bound: below 2"
+    ):
         pk.claim("the error", 2.1, below=2)
     monkeypatch.setenv(claims.VARIABLE, "strickt")
     with pytest.raises(ValueError, match="PKBOOK_CLAIMS must be"):

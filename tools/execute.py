@@ -63,9 +63,12 @@ def _content_files(folder: Path) -> list[Path]:
 
 @functools.cache
 def installed_packages() -> tuple[str, ...]:
-    """All installed distributions with their versions."""
+    """All installed distributions with their versions.
+
+    Each once: run from the book's own folder, Python finds the package beside its installation.
+    """
     found = importlib.metadata.distributions()
-    return tuple(sorted(f"{d.metadata['Name']}=={d.version}" for d in found))
+    return tuple(sorted({f"{d.metadata['Name']}=={d.version}" for d in found}))
 
 
 def environment_digest(root: Path) -> str:
