@@ -96,7 +96,7 @@ def _stay(pull: Pull, batch: Factor) -> bool:
     that would be done again at each node, while the query's are written once for all of them.
     """
     query = pull.nodes[0][1]
-    if query.outputs == 1 or isinstance(query, Dense):
+    if query.outputs == 1 or (isinstance(query, Dense) and isinstance(batch, Dense)):
         return True
     return cheapest(outputs_as_samples(query), batch, "trace", False, False) != "gradients"
 
