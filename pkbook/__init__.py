@@ -8,6 +8,8 @@ import importlib
 from types import ModuleType
 
 from pkbook import losses, models
+from pkbook.basics.files import StorageError
+from pkbook.basics.version import __version__
 from pkbook.claims import ClaimNotHeld, claim
 from pkbook.distributed import distributed_kernel
 from pkbook.explain import Explanation, explain
@@ -21,10 +23,8 @@ from pkbook.kernels import (
     weighted_kernel,
 )
 from pkbook.snapshot import ReplayError
-from pkbook.storage import StorageError
 from pkbook.tangent import tangent_features
 from pkbook.trajectory import Trajectory, batches
-from pkbook.version import __version__
 
 __all__ = [
     "ClaimNotHeld",

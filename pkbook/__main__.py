@@ -1,7 +1,7 @@
 """``python -m pkbook``: see :mod:`pkbook.command`."""
 
+from pkbook.basics.command_line import leave
 from pkbook.command import main
-from pkbook.command_line import leave
 
 if __name__ == "__main__":
     leave(main())

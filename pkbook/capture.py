@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-Tree = dict[str, Tensor]
+from pkbook.basics.parameters import Tree
 
 
 @dataclass

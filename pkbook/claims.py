@@ -17,7 +17,7 @@ from importlib import resources
 
 import torch
 
-from pkbook.checks import require_choice
+from pkbook.basics.checks import require_choice
 
 MIME = "application/vnd.pkbook.claim+json"
 VARIABLE = "PKBOOK_CLAIMS"

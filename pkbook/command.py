@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pkbook.command_line import (
+from pkbook.basics.command_line import (
     joined,
     load_function,
     load_tensor,
@@ -32,10 +32,11 @@ from pkbook.command_line import (
     reported,
     where,
 )
+from pkbook.basics.files import read_checked
+from pkbook.basics.processes import Processes
 from pkbook.explain import KIND, Explanation, complaints, explain, refuse
 from pkbook.interpolation import RULES
-from pkbook.ranks import Ranks
-from pkbook.storage import FolderStore, load_manifest, read_checked
+from pkbook.storage import FolderStore, load_manifest
 from pkbook.trajectory import Trajectory
 
 SETUP = ("model", "loss", "optimizer", "data", "scheduler", "clip_norm", "clip_value")
@@ -44,7 +45,7 @@ QUERIES = 3
 TOLERANCE = 1e-3
 """What their sums must close to: the default of :func:`pkbook.interpolate`."""
 PATIENCE = 86_400.0
-"""Seconds that ranks wait for one another: longer than any chunk takes."""
+"""Seconds that processes wait for one another: longer than any chunk takes."""
 
 
 def info(args: argparse.Namespace) -> None:
@@ -220,7 +221,7 @@ def load_setup(spec: str) -> dict:
 def explain_command(args: argparse.Namespace) -> None:
     """Take queries apart into a folder, on one process or on several."""
     with joined("gloo", args.timeout):
-        ranks = Ranks(None, args.timeout, torch.device("cpu"))
+        processes = Processes(None, args.timeout, torch.device("cpu"))
 
         def prepare() -> tuple[Trajectory, Tensor, int | Tensor | None]:
             queries = load_tensor(args.queries, "--queries")
@@ -231,7 +232,7 @@ def explain_command(args: argparse.Namespace) -> None:
                 outputs,
             )
 
-        run, queries, outputs = ranks.together("opening the run", prepare)
+        run, queries, outputs = processes.together("opening the run", prepare)
         told = explain(
             run,
             queries,
@@ -247,8 +248,8 @@ def explain_command(args: argparse.Namespace) -> None:
             most_pieces=args.most_pieces,
             layers=args.layers,
         )
-        if ranks.index == 0:
-            _print_told(args, told, ranks.size)
+        if processes.index == 0:
+            _print_told(args, told, processes.size)
 
 
 def _print_told(args: argparse.Namespace, told: Explanation, processes: int) -> None:

@@ -11,12 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pkbook.capture import Tree
-from pkbook.checks import require_inputs, require_module
-from pkbook.ranks import Ranks, digest
-from pkbook.tangent import LARGEST_DEFAULT, free_memory, gram
+from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
+from pkbook.basics.checks import require_inputs, require_module
+from pkbook.basics.fingerprints import digest
+from pkbook.basics.parameters import Tree
+from pkbook.basics.processes import Processes
+from pkbook.basics.version import __version__
+from pkbook.tangent import gram
 from pkbook.tiles import Span, Tile, cut, tiles
-from pkbook.version import __version__
 
 PACKET_BYTES = 2**26
 """Tiles travel in packets that are small against the matrix."""
@@ -100,9 +102,9 @@ def distributed_kernel(
     if not (gather is True or gather is False or gather == "first"):
         raise ValueError(f"gather must be True, False or 'first', got {gather!r}")
     home = _device_of(model)
-    ranks = Ranks(group, timeout, home)
+    processes = Processes(group, timeout, home)
     if memory is None:
-        memory = min(free_memory(home) // (4 * ranks.size), LARGEST_DEFAULT)
+        memory = min(free_memory(home) // (4 * processes.size), LARGEST_DEFAULT)
     options = {
         "reduce": reduce,
         "weight": weight,
@@ -110,37 +112,37 @@ def distributed_kernel(
         "parameters2": parameters2,
         "memory": memory,
     }
-    facts, like = ranks.together(
+    facts, like = processes.together(
         "checking its arguments", lambda: _checked(model, x1, x2, options, gather)
     )
-    ranks.agree(facts)
-    if ranks.size == 1:
+    processes.agree(facts)
+    if processes.size == 1:
         whole = gram(model, x1, x2, **options)
         return whole if gather else Shard(torch.arange(len(x1)), whole)
     symmetric = x2 is None and parameters2 is None
     other = x1 if x2 is None else x2
-    owned = tiles(len(x1), len(other), ranks.size, symmetric)
-    work = _Work(ranks, owned, (len(x1), len(other)), like, gather)
-    whole, computed = ranks.together(
+    owned = tiles(len(x1), len(other), processes.size, symmetric)
+    work = _Work(processes, owned, (len(x1), len(other)), like, gather)
+    whole, computed = processes.together(
         "computing its tiles",
         lambda: (work.room(), [_tile(model, x1, other, tile, options) for tile in work.mine]),
     )
     work.exchange(computed, whole)
     # A packet counts as sent before it has arrived: nobody leaves until everybody has it all.
-    ranks.together("finishing", lambda: None)
+    processes.together("finishing", lambda: None)
     if gather:
-        return whole if gather is True or ranks.index == 0 else None
-    return Shard(torch.arange(*work.keeps[ranks.index]), whole)
+        return whole if gather is True or processes.index == 0 else None
+    return Shard(torch.arange(*work.keeps[processes.index]), whole)
 
 
 def _device_of(model: object) -> torch.device:
-    """Where the model is; wrong models are refused later, by all ranks at the same time."""
+    """Where the model is; wrong models are refused later, by all processes at the same time."""
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     return next((p.device for p in parameters), torch.device("cpu"))
 
 
 def _checked(model, x1, x2, options: dict, gather: bool | str) -> tuple[dict[str, str], Tensor]:
-    """What all ranks must have in common, and the kernel of the first inputs as a sample."""
+    """What all processes must have in common, and the kernel of the first inputs as a sample."""
     require_inputs(require_module(model), x1, "x1")
     if x2 is not None:
         require_inputs(model, x2, "x2")
@@ -186,18 +188,20 @@ class _Packet(NamedTuple):
 
 
 class _Work:
-    """One kernel that is computed by several ranks."""
+    """One kernel that is computed by several processes."""
 
-    def __init__(self, ranks: Ranks, owned: list[list[Tile]], shape: Span, like: Tensor, gather):
-        self.ranks, self.owned, self.shape = ranks, owned, shape
-        self.mine = owned[ranks.index]
+    def __init__(
+        self, processes: Processes, owned: list[list[Tile]], shape: Span, like: Tensor, gather
+    ):
+        self.processes, self.owned, self.shape = processes, owned, shape
+        self.mine = owned[processes.index]
         self.like = like  # the kernel of one pair: type, device and last dimensions
         self.gather = gather
         self.keeps = self._keeps()
 
     def _keeps(self) -> list[Span]:
         """The rows that each rank has in the end."""
-        n, size = self.shape[0], self.ranks.size
+        n, size = self.shape[0], self.processes.size
         if self.gather is False:
             return [(r * n // size, (r + 1) * n // size) for r in range(size)]
         return [(0, n if self.gather is True or r == 0 else 0) for r in range(size)]
@@ -208,11 +212,11 @@ class _Work:
 
     def room(self) -> Tensor:
         """Memory for the rows to be kept: asked for before the work is done."""
-        return self._new(self.keeps[self.ranks.index], (0, self.shape[1]))
+        return self._new(self.keeps[self.processes.index], (0, self.shape[1]))
 
     def exchange(self, computed: list[Tensor], out: Tensor) -> None:
         """Bring every tile, and what it mirrors, to where it is wanted."""
-        here = self.ranks.index
+        here = self.processes.index
         for packet in self._packets():
             if packet.to is not None and here not in (packet.owner, packet.to):
                 continue
@@ -222,12 +226,12 @@ class _Work:
                 (a, b), (c, d) = packet.rows, packet.columns
                 own = computed[packet.number][a - top : b - top, c - left : d - left]
             like = self._new(packet.rows, packet.columns) if own is None else own
-            part = self.ranks.pass_on(own, like, packet.owner, packet.to)
+            part = self.processes.pass_on(own, like, packet.owner, packet.to)
             if packet.to in (None, here):
                 self._put(packet, part.to(out.device), out)
 
     def _packets(self) -> Iterator[_Packet]:
-        """All packets, in one order on all ranks, so that a sender always meets its receiver."""
+        """All packets, in one order on all processes: a sender always meets its receiver."""
         for owner, own in enumerate(self.owned):
             for number, tile in enumerate(own):
                 for to, rows, columns in self._wanted(tile):
@@ -253,7 +257,7 @@ class _Work:
 
     def _put(self, packet: _Packet, part: Tensor, out: Tensor) -> None:
         """Write the rows that are kept here, and those that the packet mirrors."""
-        kept = self.keeps[self.ranks.index]
+        kept = self.keeps[self.processes.index]
         (top, _), (left, _) = packet.rows, packet.columns
         if found := _common(packet.rows, kept):
             (a, b), at = found, slice(*packet.columns)

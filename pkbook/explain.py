@@ -24,20 +24,15 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pkbook.checks import (
+from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
+from pkbook.basics.checks import (
     evaluating,
     require_finite,
     require_tensor,
     require_whole,
 )
-from pkbook.interpolation import Interpolation, interpolate, require_walk
-from pkbook.ranks import Ranks, digest
-from pkbook.recording import Recording
-from pkbook.snapshot import fingerprint
-from pkbook.storage import (
+from pkbook.basics.files import (
     StorageError,
-    dump_manifest,
-    load_manifest,
     not_writable,
     read_checked,
     sole_writer,
@@ -45,8 +40,14 @@ from pkbook.storage import (
     write_checked,
     write_whole,
 )
-from pkbook.tangent import LARGEST_DEFAULT, evaluate, free_memory, selection, trainable
-from pkbook.version import __version__
+from pkbook.basics.fingerprints import digest, fingerprint
+from pkbook.basics.parameters import trainable
+from pkbook.basics.processes import Processes
+from pkbook.basics.version import __version__
+from pkbook.interpolation import Interpolation, interpolate, require_walk
+from pkbook.recording import Recording
+from pkbook.storage import dump_manifest, load_manifest
+from pkbook.tangent import evaluate, selection
 
 KIND = "explanation"
 GRADIENTS = 4
@@ -135,48 +136,52 @@ def explain(
     True
     """
     home = run.x.device if isinstance(run, Recording) else torch.device("cpu")
-    ranks = Ranks(group, timeout, home)
+    processes = Processes(group, timeout, home)
 
     def check() -> tuple[_Question, int]:
-        if ranks.size > 1 and folder is None:
+        if processes.size > 1 and folder is None:
             raise ValueError("folder must be given where several processes explain together")
         question = _asked(run, x, outputs, options)
-        return question, _fitting(question, chunk, memory, ranks.size)
+        return question, _fitting(question, chunk, memory, processes.size)
 
-    question, fits = ranks.together("checking its arguments", check)
+    question, fits = processes.together("checking its arguments", check)
     facts = {**question.facts, "chunk": chunk, "memory": memory, "folder": str(folder)}
-    ranks.agree({name: json.dumps(value) for name, value in facts.items()})
-    fits = min(int(n) for n in ranks.share(str(fits), "choosing the chunks"))
+    processes.agree({name: json.dumps(value) for name, value in facts.items()})
+    fits = min(int(n) for n in processes.share(str(fits), "choosing the chunks"))
     shelf = _Memory() if folder is None else _Folder(Path(folder))
     try:
-        size = ranks.together(
+        size = processes.together(
             "opening the folder",
-            lambda: shelf.begin(question.facts, fits, chunk) if ranks.index == 0 else 0,
+            lambda: shelf.begin(question.facts, fits, chunk) if processes.index == 0 else 0,
         )
-        size = int(ranks.share(str(size), "opening the folder")[0])
+        size = int(processes.share(str(size), "opening the folder")[0])
         manifest = _manifest(question.facts, size)
-        _work(ranks, question, shelf, manifest, progress)
+        _work(processes, question, shelf, manifest, progress)
     finally:
         shelf.end()
     return Explanation(manifest, shelf)
 
 
-def _work(ranks: Ranks, question: "_Question", shelf, manifest: dict, progress: bool) -> None:
+def _work(
+    processes: Processes, question: "_Question", shelf, manifest: dict, progress: bool
+) -> None:
     """Compute what is not there yet: in rounds, each rank one chunk."""
     chunks = _chunks_of(manifest)
 
     def look() -> None:  # each rank reads its share of what is there
-        for number in sorted(shelf.there())[ranks.index :: ranks.size]:
+        for number in sorted(shelf.there())[processes.index :: processes.size]:
             _read(shelf, manifest, number)
 
-    ranks.together("reading the chunks that are there", look)
-    there = set(json.loads(ranks.share(json.dumps(sorted(shelf.there())), "listing the chunks")[0]))
+    processes.together("reading the chunks that are there", look)
+    there = set(
+        json.loads(processes.share(json.dumps(sorted(shelf.there())), "listing the chunks")[0])
+    )
     missing = [number for number in chunks if number not in there]
-    show = progress and ranks.index == 0
+    show = progress and processes.index == 0
     unreached: list[tuple[int, float]] = []
     with tqdm(total=len(missing), disable=not show or len(chunks) == 1, desc="chunks") as bar:
-        for start in range(0, len(missing), ranks.size):
-            mine = missing[start : start + ranks.size][ranks.index : ranks.index + 1]
+        for start in range(0, len(missing), processes.size):
+            mine = missing[start : start + processes.size][processes.index : processes.index + 1]
 
             def one(mine: list[int] = mine) -> None:
                 for number in mine:
@@ -187,8 +192,8 @@ def _work(ranks: Ranks, question: "_Question", shelf, manifest: dict, progress: 
                     del told  # not held as well while the chunk is written
                     shelf.keep(number, tensors)
 
-            ranks.together("taking its queries apart", one)
-            bar.update(min(ranks.size, len(missing) - start))
+            processes.together("taking its queries apart", one)
+            bar.update(min(processes.size, len(missing) - start))
     if unreached:
         warnings.warn(
             f"the tolerance {question.options['tolerance']:g} was not reached for queries "

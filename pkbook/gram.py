@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
-from pkbook.command_line import (
+from pkbook.basics.command_line import (
     joined,
     leave,
     load_function,
@@ -27,10 +27,11 @@ from pkbook.command_line import (
     place,
     reported,
 )
+from pkbook.basics.fingerprints import digest
+from pkbook.basics.processes import Processes, RankError
+from pkbook.basics.version import __version__
 from pkbook.distributed import Shard, distributed_kernel
-from pkbook.ranks import RankError, Ranks, digest
 from pkbook.tangent import REDUCTIONS
-from pkbook.version import __version__
 
 __all__ = ["RankError", "Shard", "distributed_kernel", "main"]
 
@@ -38,7 +39,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 
 def build_model(spec: str, seed: int) -> nn.Module:
-    """Call ``module:function``; the seed makes a fresh initialisation the same on all ranks."""
+    """Call ``module:function``; the seed makes a fresh initialisation the same on all processes."""
     make = load_function(spec, "--model", "pkbook.models:mnist_cnn")
     torch.manual_seed(seed)
     model = make()
@@ -97,21 +98,23 @@ def write_kernel(path: Path, kernel: Tensor, about: dict[str, str]) -> None:
 
 def compute(args: argparse.Namespace, device: torch.device) -> None:
     """What one rank does: read, agree and compute with the others; rank 0 writes."""
-    ranks = Ranks(None, args.timeout, device)
-    model, x1, x2 = ranks.together("reading its files", lambda: _prepared(args, device))
+    processes = Processes(None, args.timeout, device)
+    model, x1, x2 = processes.together("reading its files", lambda: _prepared(args, device))
     kernel = distributed_kernel(
         model, x1, x2, reduce=args.reduce, memory=args.memory, gather="first", timeout=args.timeout
     )
 
     def write() -> None:
-        if ranks.index == 0:
+        if processes.index == 0:
             about = {"model": args.model, "reduce": args.reduce, "pkbook": __version__}
             about |= {"x1": digest(x1), "x2": digest(x1 if x2 is None else x2)}
             write_kernel(Path(args.out), kernel, about)
             shape = " x ".join(map(str, kernel.shape))
-            print(f"{args.out}: {shape}, {kernel.dtype}, by {ranks.size} process(es)", flush=True)
+            print(
+                f"{args.out}: {shape}, {kernel.dtype}, by {processes.size} process(es)", flush=True
+            )
 
-    ranks.together("writing the kernel", write)
+    processes.together("writing the kernel", write)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pkbook.checks import require_whole
+from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
+from pkbook.basics.checks import require_whole
 from pkbook.interpolation import Rules, Walk, interpolate, require_walk
 from pkbook.meeting import batch_gradient
 from pkbook.memory import Memory
 from pkbook.optimizers import StepState
 from pkbook.recording import Recording
-from pkbook.tangent import LARGEST_DEFAULT, free_memory, selection
+from pkbook.tangent import selection
 
 
 def step_pairs(

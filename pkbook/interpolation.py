@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pkbook.checks import (
+from pkbook.basics.checks import (
     as_matrix,
     batch_loss,
     evaluating,
@@ -34,6 +34,7 @@ from pkbook.checks import (
     require_tensor,
     require_whole,
 )
+from pkbook.basics.parameters import Tree, trainable
 from pkbook.meeting import Batch, Pulls, batch_gradient, meet
 from pkbook.memory import Memory, own_terms
 from pkbook.optimizers import StepState
@@ -41,7 +42,7 @@ from pkbook.quadrature import Average, Query, Segment, gauss, left_end, refined
 from pkbook.recording import Recording, Replayed
 from pkbook.sides import calling
 from pkbook.steps import mixes_samples, parts_of, put_buffers, run_part, set_modes
-from pkbook.tangent import Tree, gram, require_fit, selection, trainable, try_plan
+from pkbook.tangent import gram, require_fit, selection, try_plan
 
 RULES = ("gauss", "riemann")
 

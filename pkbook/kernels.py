@@ -7,8 +7,9 @@ Source: arXiv 2603.13872, Definitions 2.1, 3.2 and 3.3.
 import torch
 from torch import Tensor, nn
 
-from pkbook.checks import require_module
-from pkbook.tangent import Tree, features, gram, gram_by_group, trainable
+from pkbook.basics.checks import require_module
+from pkbook.basics.parameters import Tree, trainable
+from pkbook.tangent import features, gram, gram_by_group
 
 
 def gradient_kernel(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pkbook.checks import require_finite, require_tensor
+from pkbook.basics.checks import require_finite, require_tensor
 
 ROUNDING = 1e3
 """Asymmetry and negative eigenvalues up to this many units of rounding are taken for rounding."""

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pkbook.basics.parameters import Tree
 from pkbook.contract import Sum, cheapest, contract, project
 from pkbook.factors import Dense, Factor, outputs_as_samples
 from pkbook.memory import Pull
 from pkbook.optimizers import Coefficients
 from pkbook.sides import Forward, PathChanged, Plan, Side, side
-from pkbook.tangent import Tree, pushforward
+from pkbook.tangent import pushforward
 
 Pulls = dict[str, tuple[Coefficients, Pull]]
 

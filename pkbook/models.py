@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pkbook.checks import is_finite_number
-from pkbook.randomness import seeded
+from pkbook.basics.checks import is_finite_number
+from pkbook.basics.randomness import seeded
 
 activations: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import NAdam, Optimizer, RAdam, RMSprop
 
-from pkbook.tangent import Tree
+from pkbook.basics.parameters import Tree
 
 Number = float | Tensor
 """One number for a whole parameter, or one for each of its entries."""

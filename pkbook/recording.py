@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from pkbook.checks import (
+from pkbook.basics.checks import (
     batch_loss,
     evaluating,
     is_finite_number,
@@ -29,6 +29,10 @@ from pkbook.checks import (
     require_tensor,
     require_whole,
 )
+from pkbook.basics.fingerprints import fingerprint
+from pkbook.basics.parameters import Tree
+from pkbook.basics.randomness import seeded
+from pkbook.basics.version import __version__
 from pkbook.optimizers import (
     StepState,
     apply_settings,
@@ -36,9 +40,8 @@ from pkbook.optimizers import (
     require_linear,
     settings_of,
 )
-from pkbook.randomness import seeded
 from pkbook.schedules import advance, follow, require_schedule
-from pkbook.snapshot import ReplayError, difference, fingerprint, put_back, snapshot
+from pkbook.snapshot import ReplayError, difference, put_back, snapshot
 from pkbook.steps import (
     Loss,
     Problem,
@@ -49,8 +52,6 @@ from pkbook.steps import (
     repeat,
 )
 from pkbook.storage import FolderStore, MemoryStore, StepRecord
-from pkbook.tangent import Tree
-from pkbook.version import __version__
 
 
 @dataclass(frozen=True)

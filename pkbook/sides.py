@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pkbook.capture import Tree, Use, Watch
+from pkbook.basics.parameters import Tree
+from pkbook.basics.randomness import kept
+from pkbook.basics.replaced import call_with
+from pkbook.capture import Use, Watch
 from pkbook.factors import (
     Dense,
     Factor,
@@ -25,8 +28,6 @@ from pkbook.factors import (
     merge,
     unfold,
 )
-from pkbook.randomness import kept
-from pkbook.stateless import call_with
 
 Side = dict[str, Factor]
 

@@ -1,6 +1,5 @@
 """Everything a training step depends on, as one flat dict of tensors: taken, put back, compared."""
 
-import zlib
 from dataclasses import dataclass
 
 import torch
@@ -91,13 +90,3 @@ def difference(recorded: dict[str, Tensor], replayed: dict[str, Tensor]) -> Diff
         if worst is None or size > worst.size:
             worst = Difference(name, size)
     return worst
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """CRC-32 over types, shapes and bytes."""
-    crc = 0
-    for t in tensors:
-        t = t.detach().cpu().contiguous()
-        crc = zlib.crc32(f"{t.dtype} {tuple(t.shape)}".encode(), crc)
-        crc = zlib.crc32(t.flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from pkbook.checks import batch_loss, require_finite
+from pkbook.basics.checks import batch_loss, require_finite
+from pkbook.basics.parameters import Tree
+from pkbook.basics.randomness import seeded
 from pkbook.optimizers import (
     Number,
     StepState,
@@ -17,9 +19,7 @@ from pkbook.optimizers import (
     memory_key,
     require_linear,
 )
-from pkbook.randomness import seeded
 from pkbook.storage import StepRecord
-from pkbook.tangent import Tree
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -13,16 +13,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from filelock import FileLock
 from torch import Tensor
 
+from pkbook.basics.files import (
+    StorageError,
+    not_writable,
+    read_checked,
+    sole_writer,
+    sweep,
+    write_checked,
+    write_whole,
+)
+
 FORMAT = 2
-
-
-class StorageError(OSError):
-    """The folder could not be written; what it held before is intact."""
 
 
 @dataclass(frozen=True)
@@ -273,35 +277,6 @@ def _require_known(store: FolderStore, saved: list[int]) -> None:
         )
 
 
-def sole_writer(folder: Path, advice: str) -> FileLock:
-    """A lock that is held from now on.
-
-    ``ValueError`` where another writer has it, ``StorageError`` where nobody may write.
-    """
-    lock = FileLock(folder / "writer.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"folder {str(folder)!r} is being written by another {advice}") from error
-    except OSError as error:
-        raise not_writable(folder, error) from error
-    return lock
-
-
-def not_writable(folder: Path, error: OSError) -> StorageError:
-    """What to say of a folder in which this user, or nobody, may write."""
-    return StorageError(
-        f"folder {str(folder)!r} cannot be written ({error}); give a folder where you may write, "
-        "or copy this one there; Trajectory.open(folder, ..., read_only=True) only reads"
-    )
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a writer that was killed had not finished."""
-    for partial in folder.rglob("*.partial"):
-        partial.unlink(missing_ok=True)
-
-
 def dump_manifest(manifest: dict) -> bytes:
     content = {"format": FORMAT, **manifest}
     check = f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
@@ -328,51 +303,3 @@ def load_manifest(path: Path) -> dict:
     if not whole:
         raise ValueError(f"{path} is damaged (checksum differs)")
     return content
-
-
-def write_checked(folder: Path, stem: str, tensors: dict[str, Tensor]) -> Path:
-    """Write tensors whole, with the checksum of the file's bytes in its name."""
-    content = save(tensors)
-    path = folder / f"{stem}-{zlib.crc32(content):08x}.safetensors"
-    write_whole(path, content)
-    return path
-
-
-def read_checked(path: Path) -> dict[str, Tensor]:
-    """Read what :func:`write_checked` wrote; ``ValueError`` naming a file that is damaged."""
-    try:
-        content = path.read_bytes()
-        if path.stem.partition("-")[2] != f"{zlib.crc32(content):08x}":
-            raise ValueError(f"{path} is damaged (checksum differs); it is not used")
-        return load(content)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write, flush to disk, rename: a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself last (systems that cannot open a folder do without)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

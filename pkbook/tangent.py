@@ -12,7 +12,6 @@ package is an inner product of such features.  This module gives
 Source: arXiv 2603.13872, Definition 2.1.
 """
 
-import os
 import warnings
 from collections.abc import Callable
 
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pkbook.capture import Tree
-from pkbook.checks import (
+from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
+from pkbook.basics.checks import (
     as_matrix,
     require_choice,
     require_deterministic,
@@ -31,9 +30,10 @@ from pkbook.checks import (
     require_module,
     require_whole,
 )
+from pkbook.basics.parameters import Tree, trainable
+from pkbook.basics.randomness import kept
 from pkbook.contract import Sum, contract, write_out
 from pkbook.factors import Dense
-from pkbook.randomness import kept
 from pkbook.sides import (
     Forward,
     PathChanged,
@@ -47,13 +47,7 @@ from pkbook.sides import (
 )
 
 REDUCTIONS = ("trace", "full", "diagonal")
-LARGEST_DEFAULT = 2**30  # bytes; more does not make it faster
 SLICE = 2**28  # bytes; buffers of this size are used again, larger ones are fresh pages each time
-
-
-def trainable(model: nn.Module) -> Tree:
-    """The trainable parameters by name (detached views; tied weights appear once)."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def inner(features: Tree, vector: Tree) -> Tensor:
@@ -83,7 +77,7 @@ def _checked_parameters(parameters: Tree, own: Tree) -> Tree:
     ):
         raise TypeError(
             f"parameters must be a dict {{name: tensor}}, got {type(parameters).__name__}; "
-            "write run.parameters(k) or pkbook.tangent.trainable(model)"
+            "write run.parameters(k) or dict(model.named_parameters())"
         )
     if {k: v.shape for k, v in parameters.items()} != {k: v.shape for k, v in own.items()}:
         raise ValueError(
@@ -277,16 +271,6 @@ def _plain(x: Tensor) -> Tensor:
 def _copied(parameters: Tree) -> Tree:
     """Copies, for a layer may change its weights in place (an embedding with ``max_norm``)."""
     return {name: p.clone() for name, p in parameters.items()}
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device (a guess of 2 GiB where the system does not say)."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**31
 
 
 def _slices(n: int, per_row: int, memory: int) -> list[slice]:

@@ -2,7 +2,7 @@
 
 A tile costs the passes through the network for its rows and its columns, and an inner product for
 each of its pairs.  Strips of whole rows would repeat the passes of all columns on every rank, so
-that more ranks help little; tiles that are near to squares repeat the least.
+that more processes help little; tiles that are near to squares repeat the least.
 """
 
 from itertools import combinations, pairwise
@@ -45,7 +45,7 @@ def cut(n: int, pieces: int) -> list[Span]:
     return list(pairwise(bounds))
 
 
-def tiles(n1: int, n2: int, ranks: int, symmetric: bool) -> list[list[Tile]]:
+def tiles(n1: int, n2: int, processes: int, symmetric: bool) -> list[list[Tile]]:
     """The tiles of every rank, the same on whichever rank it is called; a rank may have none.
 
     >>> tiles(10, 600, 2, symmetric=False)
@@ -55,11 +55,11 @@ def tiles(n1: int, n2: int, ranks: int, symmetric: bool) -> list[list[Tile]]:
     [[((0, 4), (4, 8))], [((0, 4), (0, 4)), ((4, 8), (4, 8))]]
     """
     if symmetric:
-        choices = [_triangle(n1, k) for k in range(1, min(n1, 4 * isqrt(ranks) + 4) + 1)]
+        choices = [_triangle(n1, k) for k in range(1, min(n1, 4 * isqrt(processes) + 4) + 1)]
     else:
-        grids = [(p, ranks // p) for p in range(1, ranks + 1) if ranks % p == 0]
+        grids = [(p, processes // p) for p in range(1, processes + 1) if processes % p == 0]
         choices = [[Tile(i, j) for i in cut(n1, p) for j in cut(n2, q)] for p, q in grids]
-    return min((_dealt(choice, ranks) for choice in choices), key=_slowest)
+    return min((_dealt(choice, processes) for choice in choices), key=_slowest)
 
 
 def _triangle(n: int, pieces: int) -> list[Tile]:
@@ -67,10 +67,10 @@ def _triangle(n: int, pieces: int) -> list[Tile]:
     return [Tile(i, j, True) for i, j in combinations(spans, 2)] + [Tile(i, i, True) for i in spans]
 
 
-def _dealt(choice: list[Tile], ranks: int) -> list[list[Tile]]:
+def _dealt(choice: list[Tile], processes: int) -> list[list[Tile]]:
     """Deal the tiles out, the costliest first, always to the rank that has least to do."""
-    owned: list[list[Tile]] = [[] for _ in range(ranks)]
-    load = [0.0] * ranks
+    owned: list[list[Tile]] = [[] for _ in range(processes)]
+    load = [0.0] * processes
     for tile in sorted(choice, key=Tile.cost, reverse=True):
         least = load.index(min(load))
         owned[least].append(tile)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pkbook as pk
+from pkbook.basics.parameters import trainable
 from pkbook.distributed import distributed_kernel
-from pkbook.tangent import trainable
 
 
 def _cnn():

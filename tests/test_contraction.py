@@ -11,7 +11,7 @@ from torch import nn
 
 import pkbook as pk
 from pkbook import contract, sides
-from pkbook.tangent import trainable
+from pkbook.basics.parameters import trainable
 
 # Said by torch itself about the naive model of one case.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

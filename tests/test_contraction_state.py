@@ -10,7 +10,7 @@ from cases import BY_NAME, every_case, off, reduced, setting, some
 from torch import nn
 
 import pkbook as pk
-from pkbook.tangent import trainable
+from pkbook.basics.parameters import trainable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 

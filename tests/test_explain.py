@@ -12,7 +12,7 @@ from filelock import FileLock
 from torch import nn
 
 import pkbook as pk
-from pkbook.storage import StorageError
+from pkbook.basics.files import StorageError
 
 MODULE = sys.modules["pkbook.explain"]  # the name is that of the function, too
 WHOLE = {"tolerance": None, "layers": True, "entries": ["0.bias"]}

@@ -61,9 +61,9 @@ def slow():
     return doomed()
 
 def killed_in_sending():
-    from pkbook.ranks import Ranks
+    from pkbook.basics.processes import Processes
     if os.environ["RANK"] == "1":
-        Ranks.pass_on = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        Processes.pass_on = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     return fine()
 
 def killed_in_writing():

@@ -13,9 +13,10 @@ from torch import nn
 
 import pkbook as pk
 from pkbook import recording, storage
+from pkbook.basics.files import read_checked, write_checked
 from pkbook.recording import _environment
 from pkbook.snapshot import ReplayError
-from pkbook.storage import dump_manifest, load_manifest, read_checked, write_checked
+from pkbook.storage import dump_manifest, load_manifest
 
 STEPS = 14
 

@@ -18,7 +18,8 @@ import torch
 from recording_worker import Faults, begin, full, go_on, interrupt, plain, reopen, same, state
 
 import pkbook as pk
-from pkbook.storage import FolderStore, StorageError
+from pkbook.basics.files import StorageError
+from pkbook.storage import FolderStore
 
 LONG = 300
 

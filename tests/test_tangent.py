@@ -10,8 +10,9 @@ from oracles import Tied
 from torch import nn
 
 import pkbook as pk
+from pkbook.basics.parameters import trainable
 from pkbook.sides import calling
-from pkbook.tangent import pushforward, trainable
+from pkbook.tangent import pushforward
 
 
 def _mlp():

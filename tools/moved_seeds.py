@@ -35,7 +35,7 @@ def move(by: int) -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(self.generator, name)
 
-    import pkbook.randomness as randomness
+    import pkbook.basics.randomness as randomness
 
     kept = randomness.kept
 

@@ -3,7 +3,7 @@ r"""Alignment of a kernel with the labels (Sections 1 and 6 of arXiv 2603.13872)
 import torch
 from torch import Tensor
 
-from pkbook.checks import require_tensor
+from pkbook.basics.checks import require_tensor
 from pkbook.diagnostics.neighbours import as_labels
 from pkbook.matrices import as_gram
 

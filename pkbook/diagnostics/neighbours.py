@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pkbook.checks import require_finite, require_tensor, require_whole
+from pkbook.basics.checks import require_finite, require_tensor, require_whole
 from pkbook.matrices import as_gram
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pkbook.checks import (
+from pkbook.basics.checks import (
     is_finite_number,
     require_choice,
     require_deterministic,
@@ -14,9 +14,10 @@ from pkbook.checks import (
     require_module,
     require_tensor,
 )
+from pkbook.basics.parameters import trainable
 from pkbook.kernels import gradient_kernel
 from pkbook.matrices import as_gram, require_not_negative
-from pkbook.tangent import tangent_features, trainable
+from pkbook.tangent import tangent_features
 
 LARGE = 2**28  # bytes of a tangent matrix above which its Gram matrix is taken instead
 VIA = ("auto", "features", "kernel")
@@ -76,7 +77,7 @@ def numerical_rank(matrix: Tensor, tolerance: float = 1e-6) -> Rank:
 
 @dataclass(frozen=True)
 class RankGap:
-    r"""Ranks of :math:`\Phi_X` and of the mixture :math:`[\Phi_X,\Phi_{X'}]`."""
+    r"""Processes of :math:`\Phi_X` and of the mixture :math:`[\Phi_X,\Phi_{X'}]`."""
 
     training: Rank
     mixture: Rank

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkbook.checks import is_finite_number, require_whole
+from pkbook.basics.checks import is_finite_number, require_whole
 from pkbook.diagnostics.neighbours import as_labels
 from pkbook.matrices import as_gram
 

@@ -13,7 +13,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from pkbook.checks import require_whole
+from pkbook.basics.checks import require_whole
 from pkbook.diffusion_limit.limits import SGD, Limit, Momentum
 from pkbook.diffusion_limit.task import Task
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 from pkbook.diffusion_limit.noise import covariance_factor
 from pkbook.diffusion_limit.task import Task
 

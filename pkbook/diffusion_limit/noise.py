@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from pkbook.checks import require_whole
+from pkbook.basics.checks import require_whole
 
 
 def covariance_factor(samples: int, batch_size: int, replace: bool) -> float:

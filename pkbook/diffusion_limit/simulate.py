@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pkbook.checks import is_finite_number, require_inputs, require_whole
+from pkbook.basics.checks import is_finite_number, require_inputs, require_whole
 from pkbook.diffusion_limit.limits import Limit, State
 from pkbook.diffusion_limit.look import Integral, Look, look, look_ahead
 from pkbook.diffusion_limit.noise import draw_batches, draw_with_replacement, noise_weights

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vjp, vmap
 
-from pkbook.checks import (
+from pkbook.basics.checks import (
     evaluating,
     require_deterministic,
     require_finite,
@@ -21,9 +21,9 @@ from pkbook.checks import (
     require_tensor,
     require_whole,
 )
+from pkbook.basics.parameters import trainable
+from pkbook.basics.replaced import call_with
 from pkbook.diffusion_limit.chain import Chain, layers_of
-from pkbook.stateless import call_with
-from pkbook.tangent import trainable
 
 CHUNK_BYTES = 2**23  # of what is kept for backward passes at once: it stays in the caches
 CHUNK_BYTES_GPU = 2**28

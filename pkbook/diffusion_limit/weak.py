@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pkbook.checks import is_finite_number, require_choice, require_whole
+from pkbook.basics.checks import is_finite_number, require_choice, require_whole
 from pkbook.diffusion_limit.limits import Limit
 from pkbook.diffusion_limit.simulate import diffusion, discrete, substeps
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
-from pkbook.checks import require_choice
+from pkbook.basics.checks import require_choice
+from pkbook.basics.randomness import seeded
 from pkbook.diagnostics import cka, label_kernel
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import remembered
 from pkbook.kernels import gradient_kernel
-from pkbook.randomness import seeded
 from pkbook.recording import batches
 
 CLASSES, HELD_OUT = 10, 500

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pkbook import losses, plots
-from pkbook.checks import require_choice, require_whole
+from pkbook.basics.checks import require_choice, require_whole
+from pkbook.basics.randomness import seeded
 from pkbook.experiments.settings import require_rate, require_seeds
 from pkbook.experiments.training import fit
-from pkbook.randomness import seeded
 from pkbook.tangent import tangent_features
 
 TASKS = ("marked", "frequent")

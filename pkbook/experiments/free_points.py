@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 from pkbook.experiments.mode_collapse import COLLAPSING, Config, covered, train
 from pkbook.generative import GaussianMixture, Learned, coherence, ring_of_gaussians
 from pkbook.models import mlp

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 from pkbook.diagnostics.neighbours import as_labels
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers

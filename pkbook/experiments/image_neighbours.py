@@ -19,7 +19,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from pkbook import data, losses
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 from pkbook.diagnostics import homogeneity, nearest
 from pkbook.experiments.image_kernels import (
     HELD_OUT,

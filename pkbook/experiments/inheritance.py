@@ -17,14 +17,14 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from pkbook import data, losses, models
-from pkbook.checks import require_choice, require_tensor, require_whole
+from pkbook.basics.checks import require_choice, require_tensor, require_whole
+from pkbook.basics.randomness import seeded
 from pkbook.experiments import alignment
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
 from pkbook.experiments.settings import require_rate
 from pkbook.experiments.training import fit
 from pkbook.kernels import gradient_kernel
-from pkbook.randomness import seeded
 
 WAYS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # right, down, left, up: one image each, in turn
 CRITICAL = 2  # pixels, of E12's criteria

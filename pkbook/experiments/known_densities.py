@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pkbook.checks import require_choice, require_whole
+from pkbook.basics.checks import require_choice, require_whole
 from pkbook.generative import (
     AdversarialRun,
     AffineGenerator,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 from tqdm.auto import tqdm
 
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 from pkbook.experiments.claims import claim
 from pkbook.experiments.results import Measured, Numbers, with_interval
 from pkbook.experiments.settings import require_seeds

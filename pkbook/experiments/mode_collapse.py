@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pkbook.checks import require_choice, require_whole
+from pkbook.basics.checks import require_choice, require_whole
 from pkbook.experiments.claims import claim
 from pkbook.experiments.known_densities import gaps
 from pkbook.experiments.results import Measured, Numbers, over_seeds

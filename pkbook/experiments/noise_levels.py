@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from pkbook import generative as gen
 from pkbook import losses
-from pkbook.checks import is_finite_number, require_choice, require_whole
+from pkbook.basics.checks import is_finite_number, require_choice, require_whole
 from pkbook.experiments.claims import claim
 from pkbook.experiments.results import Measured, Numbers, over_seeds
 from pkbook.plots import NEUTRAL, PALETTE, figure, style

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pkbook import data, losses, models
-from pkbook.checks import require_whole
+from pkbook.basics.checks import require_whole
 from pkbook.experiments.alignment import spearman
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pkbook import plots
-from pkbook.checks import is_finite_number, require_choice, require_whole
+from pkbook.basics.checks import is_finite_number, require_choice, require_whole
 from pkbook.experiments import relu_line
 from pkbook.experiments.claims import claim
 from pkbook.experiments.relu_line import TRAINED

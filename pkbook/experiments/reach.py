@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pkbook as pk
 from pkbook import generative as gen
-from pkbook.checks import require_finite, require_tensor
+from pkbook.basics.checks import require_finite, require_tensor
 from pkbook.experiments import known_densities
 
 PART = 0.1  # which rows count as near: this part of all

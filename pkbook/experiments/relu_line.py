@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pkbook import models
-from pkbook.checks import require_choice
+from pkbook.basics.checks import require_choice
 
 TRAINED = ("biases", "both")
 
@@ -67,7 +67,7 @@ def descend(
 
 
 def ranks(found: Tensor, n: int, tolerance: float) -> Tensor:
-    """Ranks of features ``[..., n + m, P]``: of the first n inputs and of all, ``[..., 2]``.
+    """Processes of features ``[..., n + m, P]``: of the first n inputs and of all, ``[..., 2]``.
 
     As :func:`pkbook.diagnostics.rank_gap` counts, for many networks at once: singular values above
     ``tolerance`` times the largest of the mixture.

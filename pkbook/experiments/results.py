@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pkbook.checks import require_choice
+from pkbook.basics.checks import require_choice
 from pkbook.claims import short
 from pkbook.diffusion_limit.weak import Slope
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pkbook import plots
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 from pkbook.experiments.lazy_training import descend
 from pkbook.experiments.settings import require_seeds
 from pkbook.function_space import lazy_training

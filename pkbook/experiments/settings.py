@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 
 
 def require_seeds(seeds: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pkbook.checks import is_finite_number, require_tensor
+from pkbook.basics.checks import is_finite_number, require_tensor
 
 
 def turned(x: Tensor, degrees: float = 0.0, *, scale: float = 1.0) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pkbook.checks import batch_loss, require_whole
-from pkbook.randomness import seeded
+from pkbook.basics.checks import batch_loss, require_whole
+from pkbook.basics.randomness import seeded
 from pkbook.recording import batches
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from pkbook import data, diagnostics, losses, models, plots
-from pkbook.checks import require_whole
+from pkbook.basics.checks import require_whole
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.nearest_rows import nearest_rows
 from pkbook.experiments.results import Numbers

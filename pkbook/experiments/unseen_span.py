@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pkbook import data, models, plots
-from pkbook.checks import require_whole
+from pkbook.basics.checks import require_whole
 from pkbook.diagnostics import outside_span
 from pkbook.experiments.training import fit, remembered
 from pkbook.kernels import gradient_kernel
@@ -83,7 +83,7 @@ class Result:
     mixture: Tensor  # [S, M, G, (N + m)C] of the mixture with one group
 
     def ranks(self, tolerance: float) -> tuple[Tensor, Tensor]:
-        """Ranks of the empirical ``[S, M]`` and of both mixtures ``[S, M, G]``.
+        """Processes of the empirical ``[S, M]`` and of both mixtures ``[S, M, G]``.
 
         Relative to the largest singular value of the mixture of both, so that one bound holds for
         all of a network's.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pkbook import data, losses, models
 from pkbook import diffusion_limit as dl
-from pkbook.checks import require_choice
+from pkbook.basics.checks import require_choice
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control
 from pkbook.plots import MINUS, NEUTRAL, PALETTE, PLUS, figure, style

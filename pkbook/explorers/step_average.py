@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pkbook import data, losses, models
-from pkbook.checks import require_choice
+from pkbook.basics.checks import require_choice
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control
 from pkbook.plots import MINUS, NEUTRAL, PLUS, figure, style

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pkbook.checks import is_finite_number, require_finite, require_tensor
+from pkbook.basics.checks import is_finite_number, require_finite, require_tensor
 from pkbook.matrices import as_gram, require_not_negative
 
 

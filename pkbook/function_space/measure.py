@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkbook.checks import (
+from pkbook.basics.checks import (
     is_finite_number,
     require_choice,
     require_finite,

@@ -10,7 +10,7 @@ from scipy.linalg import subspace_angles
 from scipy.sparse.linalg import LinearOperator, lobpcg
 from torch import Tensor
 
-from pkbook.checks import (
+from pkbook.basics.checks import (
     is_finite_number,
     require_choice,
     require_finite,

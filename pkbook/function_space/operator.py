@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pkbook.checks import (
+from pkbook.basics.checks import (
     as_matrix,
     require_deterministic,
     require_finite,
@@ -21,12 +21,13 @@ from pkbook.checks import (
     require_module,
     require_tensor,
 )
+from pkbook.basics.parameters import trainable
+from pkbook.basics.replaced import call_with
 from pkbook.function_space.measure import Measure, uniform
 from pkbook.function_space.modes import Modes, find_modes
 from pkbook.kernels import gradient_kernel
 from pkbook.matrices import as_gram
-from pkbook.stateless import call_with
-from pkbook.tangent import pushforward, trainable
+from pkbook.tangent import pushforward
 
 CHUNK = 4096  # inputs whose outputs are alive at once in a matrix-free product
 

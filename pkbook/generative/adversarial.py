@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.checks import require_choice, require_finite, require_tensor, require_whole
+from pkbook.basics.checks import require_choice, require_finite, require_tensor, require_whole
 from pkbook.generative.densities import GaussianMixture, log_discriminator
 from pkbook.interpolation import Interpolation
 from pkbook.trajectory import Trajectory, batches

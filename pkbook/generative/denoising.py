@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pkbook.checks import require_finite, require_tensor, require_whole
+from pkbook.basics.checks import require_finite, require_tensor, require_whole
 from pkbook.generative.noise import NoiseSchedule
 from pkbook.interpolation import Interpolation
 from pkbook.models import mlp

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.checks import is_finite_number, require_finite, require_tensor, require_whole
-from pkbook.randomness import seeded
+from pkbook.basics.checks import is_finite_number, require_finite, require_tensor, require_whole
+from pkbook.basics.randomness import seeded
 
 
 @dataclass(frozen=True)

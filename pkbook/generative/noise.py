@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkbook.checks import is_finite_number, require_finite, require_tensor, require_whole
+from pkbook.basics.checks import is_finite_number, require_finite, require_tensor, require_whole
 
 
 @dataclass(frozen=True)

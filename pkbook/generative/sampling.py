@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkbook.checks import require_finite, require_tensor
+from pkbook.basics.checks import require_finite, require_tensor
 from pkbook.generative.denoising import NoisedData, NoisePredictor, by_sample, with_level
 from pkbook.generative.noise import NoiseSchedule
 from pkbook.interpolation import Interpolation

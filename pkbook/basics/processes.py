@@ -3,7 +3,6 @@
 Only tensors travel (texts as their bytes); nothing is ever pickled.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pkbook.checks import is_finite_number
+from pkbook.basics.checks import is_finite_number
 
 T = TypeVar("T")
 
@@ -22,10 +21,10 @@ class RankError(RuntimeError):
     """Another process failed, ended or did not answer: there is no result, on any process."""
 
 
-class Ranks:
+class Processes:
     """The processes of a group, seen from one of them; a single process when there is no group.
 
-    Every method but :meth:`pass_on` is called by all ranks, in the same order.
+    Every method but :meth:`pass_on` is called by all processes, in the same order.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Ranks:
         return [t.cpu() for t in found]
 
     def share(self, text: str, what: str) -> list[str]:
-        """The texts of all ranks, by rank."""
+        """The texts of all processes, by rank."""
         if self.size == 1:
             return [text]
         own = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
@@ -121,7 +120,7 @@ class Ranks:
     def pass_on(self, own: Tensor | None, like: Tensor, owner: int, to: int | None) -> Tensor:
         """The tensor ``own`` of the rank ``owner``, with the shape of ``like``.
 
-        ``to=None``: called by all ranks and received by all; otherwise called by ``owner`` and
+        ``to=None``: called by all processes and received by all; otherwise called by ``owner`` and
         ``to``, and received by ``to``.
         """
         what = "collecting the tiles"
@@ -156,16 +155,12 @@ def _checked_timeout(timeout: float | None) -> timedelta | None:
 def _difference(name: str, rank: int, first: dict[str, str], other: dict[str, str]) -> str:
     for has, lacks, facts in ((0, rank, other), (rank, 0, first)):
         if name not in facts:
-            return f"{name} is there on rank {has} but not on rank {lacks}; give all ranks the same"
+            return (
+                f"{name} is there on rank {has} but not on rank {lacks}; "
+                "give all processes the same"
+            )
     a, b = first[name], other[name]
     return (
         f"{name} differs between rank 0 ({a}) and rank {rank} ({b}); every rank must have the same "
         "model (load the same weights, or seed before it is made), inputs and arguments"
     )
-
-
-def digest(t: Tensor) -> str:
-    """Type, shape and a 128-bit hash of the bytes."""
-    t = t.detach().cpu().contiguous()
-    content = hashlib.blake2b(t.flatten().view(torch.uint8).numpy(), digest_size=16).hexdigest()
-    return f"{t.dtype} {list(t.shape)} {content}"
