@@ -11,7 +11,6 @@ from pkbook import losses, models
 from pkbook.basics.files import StorageError
 from pkbook.basics.version import __version__
 from pkbook.claims import ClaimNotHeld, claim
-from pkbook.distributed import distributed_kernel
 from pkbook.explain import Explanation, explain
 from pkbook.influence import self_influence, step_pairs
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
@@ -22,8 +21,9 @@ from pkbook.kernels import (
     two_time_kernel,
     weighted_kernel,
 )
-from pkbook.snapshot import ReplayError
-from pkbook.tangent import tangent_features
+from pkbook.kernels.distributed import distributed_kernel
+from pkbook.kernels.features import tangent_features
+from pkbook.runs.snapshot import ReplayError
 from pkbook.trajectory import Trajectory, batches
 
 __all__ = [

@@ -36,7 +36,7 @@ from pkbook.basics.files import read_checked
 from pkbook.basics.processes import Processes
 from pkbook.explain import KIND, Explanation, complaints, explain, refuse
 from pkbook.interpolation import RULES
-from pkbook.storage import FolderStore, load_manifest
+from pkbook.runs.storage import FolderStore, load_manifest
 from pkbook.trajectory import Trajectory
 
 SETUP = ("model", "loss", "optimizer", "data", "scheduler", "clip_norm", "clip_value")

@@ -45,9 +45,9 @@ from pkbook.basics.parameters import trainable
 from pkbook.basics.processes import Processes
 from pkbook.basics.version import __version__
 from pkbook.interpolation import Interpolation, interpolate, require_walk
-from pkbook.recording import Recording
-from pkbook.storage import dump_manifest, load_manifest
-from pkbook.tangent import evaluate, selection
+from pkbook.kernels.features import evaluate, selection
+from pkbook.runs.recording import Recording
+from pkbook.runs.storage import dump_manifest, load_manifest
 
 KIND = "explanation"
 GRADIENTS = 4

@@ -8,11 +8,11 @@ from torch import Tensor
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_whole
 from pkbook.interpolation import Rules, Walk, interpolate, require_walk
+from pkbook.kernels.features import selection
 from pkbook.meeting import batch_gradient
 from pkbook.memory import Memory
-from pkbook.optimizers import StepState
-from pkbook.recording import Recording
-from pkbook.tangent import selection
+from pkbook.runs.optimizers import StepState
+from pkbook.runs.recording import Recording
 
 
 def step_pairs(

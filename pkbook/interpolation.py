@@ -35,14 +35,14 @@ from pkbook.basics.checks import (
     require_whole,
 )
 from pkbook.basics.parameters import Tree, trainable
+from pkbook.kernels.features import gram, require_fit, selection, try_plan
+from pkbook.kernels.passes import calling
 from pkbook.meeting import Batch, Pulls, batch_gradient, meet
 from pkbook.memory import Memory, own_terms
-from pkbook.optimizers import StepState
 from pkbook.quadrature import Average, Query, Segment, gauss, left_end, refined
-from pkbook.recording import Recording, Replayed
-from pkbook.sides import calling
-from pkbook.steps import mixes_samples, parts_of, put_buffers, run_part, set_modes
-from pkbook.tangent import gram, require_fit, selection, try_plan
+from pkbook.runs.optimizers import StepState
+from pkbook.runs.recording import Recording, Replayed
+from pkbook.runs.steps import mixes_samples, parts_of, put_buffers, run_part, set_modes
 
 RULES = ("gauss", "riemann")
 

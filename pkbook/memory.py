@@ -1,8 +1,8 @@
 r"""The optimizer's memory, walked backwards.
 
 A change of the prediction is a sum over steps of :math:`\langle\bar\varphi_k,\theta_{k+1}-\theta_k
-\rangle`.  With the steps of :mod:`pkbook.optimizers` it is linear in the gradients, and the factor
-of :math:`G_s` is
+\rangle`.  With the steps of :mod:`pkbook.runs.optimizers` it is linear in the gradients, and the
+factor of :math:`G_s` is
 
 .. math::
    u_s=d_sD_s\bar\varphi_s+\tau_sE_s\,p_s,\qquad
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pkbook.contract import project
-from pkbook.factors import Dense, Factor, Outer, dense
-from pkbook.optimizers import Coefficients
+from pkbook.kernels.contraction import project
+from pkbook.kernels.factors import Dense, Factor, Outer, dense
+from pkbook.runs.optimizers import Coefficients
 
 Nodes = list[tuple[float, Factor]]
 r"""The query's averaged gradient :math:`\bar\varphi` as weighted gradients ``[C, m, P]``."""

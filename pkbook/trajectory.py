@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
-from pkbook.recording import Recording, batches
+from pkbook.runs.recording import Recording, batches
 
 __all__ = ["Trajectory", "batches"]
 

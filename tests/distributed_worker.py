@@ -16,7 +16,7 @@ from torch import nn
 
 import pkbook as pk
 from pkbook.basics.parameters import trainable
-from pkbook.distributed import distributed_kernel
+from pkbook.kernels.distributed import distributed_kernel
 
 
 def _cnn():

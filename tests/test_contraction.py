@@ -10,8 +10,9 @@ from cases import BY_NAME, CASES, every_case, off, reduced, setting, some
 from torch import nn
 
 import pkbook as pk
-from pkbook import contract, sides
 from pkbook.basics.parameters import trainable
+from pkbook.kernels import contraction as contract
+from pkbook.kernels import passes as sides
 
 # Said by torch itself about the naive model of one case.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

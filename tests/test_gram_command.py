@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pkbook as pk
-from pkbook.gram import main
-from pkbook.tangent import gram
+from pkbook.kernels.command import main
+from pkbook.kernels.features import gram
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -97,7 +97,7 @@ def _torchrun(arguments, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
     return subprocess.run(
-        [*command, "-m", "pkbook.gram", *arguments],
+        [*command, "-m", "pkbook.kernels.command", *arguments],
         env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -149,7 +149,7 @@ def _two_ranks(arguments):
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "pkbook.gram", *arguments],
+            [sys.executable, "-m", "pkbook.kernels.command", *arguments],
             env=ENVIRONMENT | world | {"PYTHONPATH": str(ROOT), "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pkbook as pk
-from pkbook.snapshot import ReplayError
+from pkbook.runs.snapshot import ReplayError
 
 
 def make(seed=0, **options):

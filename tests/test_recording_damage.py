@@ -12,11 +12,11 @@ from recording_worker import begin, go_on, parts, plain, reopen, same, state
 from torch import nn
 
 import pkbook as pk
-from pkbook import recording, storage
 from pkbook.basics.files import read_checked, write_checked
-from pkbook.recording import _environment
-from pkbook.snapshot import ReplayError
-from pkbook.storage import dump_manifest, load_manifest
+from pkbook.runs import recording, storage
+from pkbook.runs.recording import _environment
+from pkbook.runs.snapshot import ReplayError
+from pkbook.runs.storage import dump_manifest, load_manifest
 
 STEPS = 14
 

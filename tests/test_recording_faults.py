@@ -19,7 +19,7 @@ from recording_worker import Faults, begin, full, go_on, interrupt, plain, reope
 
 import pkbook as pk
 from pkbook.basics.files import StorageError
-from pkbook.storage import FolderStore
+from pkbook.runs.storage import FolderStore
 
 LONG = 300
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import pkbook as pk
 from pkbook.basics.parameters import trainable
-from pkbook.sides import calling
-from pkbook.tangent import pushforward
+from pkbook.kernels.features import pushforward
+from pkbook.kernels.passes import calling
 
 
 def _mlp():

@@ -16,8 +16,8 @@ from pkbook.basics.checks import (
 )
 from pkbook.basics.parameters import trainable
 from pkbook.kernels import gradient_kernel
+from pkbook.kernels.features import tangent_features
 from pkbook.matrices import as_gram, require_not_negative
-from pkbook.tangent import tangent_features
 
 LARGE = 2**28  # bytes of a tangent matrix above which its Gram matrix is taken instead
 VIA = ("auto", "features", "kernel")

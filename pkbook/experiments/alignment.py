@@ -24,7 +24,7 @@ from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
 from pkbook.experiments.training import remembered
 from pkbook.kernels import gradient_kernel
-from pkbook.recording import batches
+from pkbook.runs.recording import batches
 
 CLASSES, HELD_OUT = 10, 500
 PLACES = ("training", "held-out")

@@ -19,7 +19,7 @@ from pkbook.basics.checks import require_choice, require_whole
 from pkbook.basics.randomness import seeded
 from pkbook.experiments.settings import require_rate, require_seeds
 from pkbook.experiments.training import fit
-from pkbook.tangent import tangent_features
+from pkbook.kernels.features import tangent_features
 
 TASKS = ("marked", "frequent")
 TITLES = {"marked": "the marked letter", "frequent": "the more frequent letter"}

@@ -25,7 +25,7 @@ from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers, over_seeds
 from pkbook.experiments.training import remembered
 from pkbook.kernels import normalised_kernel
-from pkbook.recording import batches
+from pkbook.runs.recording import batches
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.4),  # as in E1

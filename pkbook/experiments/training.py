@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from pkbook.basics.checks import batch_loss, require_whole
 from pkbook.basics.randomness import seeded
-from pkbook.recording import batches
+from pkbook.runs.recording import batches
 
 
 def channels_last(model: nn.Module) -> nn.Module:

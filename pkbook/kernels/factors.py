@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pkbook.capture import Use
+from pkbook.kernels.watch import Use
 
 
 @dataclass

@@ -5,7 +5,7 @@ import warnings
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pkbook.optimizers import apply_settings, settings_of
+from pkbook.runs.optimizers import apply_settings, settings_of
 
 
 def require_schedule(scheduler: object, optimizer: Optimizer) -> LRScheduler | None:

@@ -1,11 +1,11 @@
 r"""A gradient kernel from the command line, in one process or several.
 
-    torchrun --nproc-per-node 2 -m pkbook.gram --model my_models:trained \
+    torchrun --nproc-per-node 2 -m pkbook.kernels.command --model my_models:trained \
         --x1 test.safetensors --x2 train.safetensors --out kernel.safetensors
 
-Without ``torchrun`` (``python -m pkbook.gram ...``) it is one process.  ``my_models:trained`` is a
-function that is called without arguments and returns the model.  The kernel is written by rank 0,
-whole or not at all.  From Python: :func:`distributed_kernel`.
+Without ``torchrun`` (``python -m pkbook.kernels.command ...``) it is one process.
+``my_models:trained`` is a function that is called without arguments and returns the model.  The
+kernel is written by rank 0, whole or not at all.  From Python: :func:`distributed_kernel`.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from pkbook.basics.command_line import (
 from pkbook.basics.fingerprints import digest
 from pkbook.basics.processes import Processes, RankError
 from pkbook.basics.version import __version__
-from pkbook.distributed import Shard, distributed_kernel
-from pkbook.tangent import REDUCTIONS
+from pkbook.kernels.distributed import Shard, distributed_kernel
+from pkbook.kernels.features import REDUCTIONS
 
 __all__ = ["RankError", "Shard", "distributed_kernel", "main"]
 
@@ -119,7 +119,7 @@ def compute(args: argparse.Namespace, device: torch.device) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pkbook.gram",
+        prog="python -m pkbook.kernels.command",
         description="Gradient kernel of a model on two sets of inputs.",
     )
     add = parser.add_argument
@@ -146,7 +146,7 @@ def _work(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code, with a message on stderr where it is not 0."""
-    return reported("pkbook.gram", _work, _parser().parse_args(argv))
+    return reported("pkbook.kernels.command", _work, _parser().parse_args(argv))
 
 
 if __name__ == "__main__":

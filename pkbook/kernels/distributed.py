@@ -1,7 +1,7 @@
 r"""Gradient kernels on several processes: each computes a share of the matrix.
 
-Who computes what is decided in :mod:`pkbook.tiles`.  Then the tiles travel to where they are
-wanted: to all processes, to the first one, or row by row to the process that keeps the row.
+Who computes what is decided in :mod:`pkbook.kernels.blocks`.  Then the tiles travel to where they
+are wanted: to all processes, to the first one, or row by row to the process that keeps the row.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from pkbook.basics.fingerprints import digest
 from pkbook.basics.parameters import Tree
 from pkbook.basics.processes import Processes
 from pkbook.basics.version import __version__
-from pkbook.tangent import gram
-from pkbook.tiles import Span, Tile, cut, tiles
+from pkbook.kernels.blocks import Span, Tile, cut, tiles
+from pkbook.kernels.features import gram
 
 PACKET_BYTES = 2**26
 """Tiles travel in packets that are small against the matrix."""

@@ -11,7 +11,7 @@ Three ways, chosen by counted multiplications:
 import torch
 from torch import Tensor
 
-from pkbook.factors import Dense, Factor, Lookup, Outer, dense
+from pkbook.kernels.factors import Dense, Factor, Lookup, Outer, dense
 
 BLOCK_ENTRIES = 2**21  # of per-sample gradients written out at once, on each side
 CACHE_ENTRIES = 2**17  # of a product formed at once, so that it is used while in the cache

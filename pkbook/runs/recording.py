@@ -33,16 +33,16 @@ from pkbook.basics.fingerprints import fingerprint
 from pkbook.basics.parameters import Tree
 from pkbook.basics.randomness import seeded
 from pkbook.basics.version import __version__
-from pkbook.optimizers import (
+from pkbook.runs.optimizers import (
     StepState,
     apply_settings,
     memory_key,
     require_linear,
     settings_of,
 )
-from pkbook.schedules import advance, follow, require_schedule
-from pkbook.snapshot import ReplayError, difference, put_back, snapshot
-from pkbook.steps import (
+from pkbook.runs.schedules import advance, follow, require_schedule
+from pkbook.runs.snapshot import ReplayError, difference, put_back, snapshot
+from pkbook.runs.steps import (
     Loss,
     Problem,
     buffers_of,
@@ -51,7 +51,7 @@ from pkbook.steps import (
     put_buffers,
     repeat,
 )
-from pkbook.storage import FolderStore, MemoryStore, StepRecord
+from pkbook.runs.storage import FolderStore, MemoryStore, StepRecord
 
 
 @dataclass(frozen=True)

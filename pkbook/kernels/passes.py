@@ -1,7 +1,7 @@
 r"""One side of a Gram matrix: the per-sample gradients of a batch, parameter by parameter.
 
-One forward pass under a :class:`~pkbook.capture.Watch` and one backward pass per output, through
-layer outputs only, give for every use of a parameter its activation and its output gradient.  What
+One forward pass under a :class:`~pkbook.kernels.watch.Watch` and one backward pass per output,
+through layer outputs only, give for every use of a parameter its activation and its output gradient.  What
 the samples of the batch are in those tensors is found by comparing with single samples.
 """
 
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from pkbook.basics.parameters import Tree
 from pkbook.basics.randomness import kept
 from pkbook.basics.replaced import call_with
-from pkbook.capture import Use, Watch
-from pkbook.factors import (
+from pkbook.kernels.factors import (
     Dense,
     Factor,
     Layout,
@@ -28,6 +27,7 @@ from pkbook.factors import (
     merge,
     unfold,
 )
+from pkbook.kernels.watch import Use, Watch
 
 Side = dict[str, Factor]
 

@@ -32,9 +32,9 @@ from pkbook.basics.checks import (
 )
 from pkbook.basics.parameters import Tree, trainable
 from pkbook.basics.randomness import kept
-from pkbook.contract import Sum, contract, write_out
-from pkbook.factors import Dense
-from pkbook.sides import (
+from pkbook.kernels.contraction import Sum, contract, write_out
+from pkbook.kernels.factors import Dense
+from pkbook.kernels.passes import (
     Forward,
     PathChanged,
     Plan,
@@ -327,7 +327,8 @@ def gram(
 
     The general form behind every kernel of :mod:`pkbook.kernels`: two inputs, two parameter
     states, a diagonal weight :math:`A`.  ``x2=None`` means ``x1`` again.  No Jacobian is formed
-    where the product can be had from activations and output gradients (:mod:`pkbook.contract`).
+    where the product can be had from activations and output gradients
+    (:mod:`pkbook.kernels.contraction`).
     The work is split by rows so that it stays within ``memory`` bytes, default a quarter of what is
     free and at most 1 GiB.  Shapes and errors: see :func:`pkbook.gradient_kernel`.
     """

@@ -1,6 +1,6 @@
 r"""The gradient kernels of the paper: plain, normalised, weighted, two-time.
 
-Every kernel is a Gram matrix of tangent features; :mod:`pkbook.tangent` contracts them.
+Every kernel is a Gram matrix of tangent features; :mod:`pkbook.kernels.features` contracts them.
 Source: arXiv 2603.13872, Definitions 2.1, 3.2 and 3.3.
 """
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.checks import require_module
 from pkbook.basics.parameters import Tree, trainable
-from pkbook.tangent import features, gram, gram_by_group
+from pkbook.kernels.features import features, gram, gram_by_group
 
 
 def gradient_kernel(

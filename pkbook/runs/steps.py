@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from pkbook.basics.checks import batch_loss, require_finite
 from pkbook.basics.parameters import Tree
 from pkbook.basics.randomness import seeded
-from pkbook.optimizers import (
+from pkbook.runs.optimizers import (
     Number,
     StepState,
     apply_settings,
@@ -19,7 +19,7 @@ from pkbook.optimizers import (
     memory_key,
     require_linear,
 )
-from pkbook.storage import StepRecord
+from pkbook.runs.storage import StepRecord
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,0 +1,24 @@
+"""Kernels of tangent features: what a network takes to be alike.
+
+Source: arXiv 2603.13872, Definitions 2.1, 3.2 and 3.3.
+"""
+
+from pkbook.kernels.definitions import (
+    feature_norms,
+    gradient_kernel,
+    kernels_by_layer,
+    layer_names,
+    normalised_kernel,
+    two_time_kernel,
+    weighted_kernel,
+)
+
+__all__ = [
+    "feature_norms",
+    "gradient_kernel",
+    "kernels_by_layer",
+    "layer_names",
+    "normalised_kernel",
+    "two_time_kernel",
+    "weighted_kernel",
+]
