@@ -11,9 +11,10 @@ from pkbook import losses, models
 from pkbook.basics.files import StorageError
 from pkbook.basics.version import __version__
 from pkbook.claims import ClaimNotHeld, claim
-from pkbook.explain import Explanation, explain
-from pkbook.influence import self_influence, step_pairs
 from pkbook.interpolation import Interpolation, interpolate, path_kernel
+from pkbook.interpolation.explain import Explanation, explain
+from pkbook.interpolation.influence import self_influence, step_pairs
+from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.kernels import (
     gradient_kernel,
     kernels_by_layer,
@@ -24,7 +25,6 @@ from pkbook.kernels import (
 from pkbook.kernels.distributed import distributed_kernel
 from pkbook.kernels.features import tangent_features
 from pkbook.runs.snapshot import ReplayError
-from pkbook.trajectory import Trajectory, batches
 
 __all__ = [
     "ClaimNotHeld",

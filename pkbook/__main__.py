@@ -1,7 +1,7 @@
-"""``python -m pkbook``: see :mod:`pkbook.command`."""
+"""``python -m pkbook``: see :mod:`pkbook.interpolation.command`."""
 
 from pkbook.basics.command_line import leave
-from pkbook.command import main
+from pkbook.interpolation.command import main
 
 if __name__ == "__main__":
     leave(main())

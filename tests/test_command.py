@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import pkbook as pk
-from pkbook.command import main
+from pkbook.interpolation.command import main
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -64,7 +64,7 @@ def changed():
 
 def before_each_chunk(what):
     """Call ``what`` with the rank and the first query of each chunk that is begun."""
-    question = sys.modules["pkbook.explain"]._Question
+    question = sys.modules["pkbook.interpolation.explain"]._Question
     answer = question.answer
     def watched(self, rows, progress):
         what(os.environ["RANK"], rows.start)
@@ -294,7 +294,7 @@ def test_verify_says_how_far_a_replay_is_off(folder, capsys, monkeypatch):
 
 @pytest.mark.filterwarnings("always::UserWarning")
 def test_verify_demands_that_the_sums_close(folder, capsys, monkeypatch):
-    monkeypatch.setattr("pkbook.command.TOLERANCE", 1e-12)
+    monkeypatch.setattr("pkbook.interpolation.command.TOLERANCE", 1e-12)
     assert main(["verify", "run", "--setup", "training:setup"]) == 1
     warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: the tolerance 1e-12 was not reached for queries [0, 1, 2]")
@@ -381,7 +381,7 @@ def test_words_that_are_no_choice_are_refused(folder, capsys, arguments, message
 def test_a_full_disk_or_an_interrupt_keeps_what_is_finished(
     folder, capsys, monkeypatch, error, code
 ):
-    module, calls = sys.modules["pkbook.explain"], []
+    module, calls = sys.modules["pkbook.interpolation.explain"], []
     write = module.write_checked
 
     def fail(*arguments):

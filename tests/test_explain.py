@@ -14,7 +14,7 @@ from torch import nn
 import pkbook as pk
 from pkbook.basics.files import StorageError
 
-MODULE = sys.modules["pkbook.explain"]  # the name is that of the function, too
+MODULE = sys.modules["pkbook.interpolation.explain"]  # the name is that of the function, too
 WHOLE = {"tolerance": None, "layers": True, "entries": ["0.bias"]}
 N, STEPS, QUERIES = 12, 9, 7
 PARAMETERS = 3 * 5 + 5 + 5 * 2 + 2

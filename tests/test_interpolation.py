@@ -314,7 +314,7 @@ def test_each_query_is_refined_by_itself(monkeypatch):
     query, _ = pk.data.mnist("test", per_class=1, classes=(1, 4, 9))
     ask = {"outputs": 4, "nodes": 1, "most_pieces": 128}
     together = run.interpolate(query, **ask)
-    monkeypatch.setattr("pkbook.quadrature.HELD", 1)
+    monkeypatch.setattr("pkbook.interpolation.quadrature.HELD", 1)
     frugal = run.interpolate(query, **ask)
     torch.testing.assert_close(frugal.contributions, together.contributions)
     for i in range(3):

@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pkbook import data, losses, models
 from pkbook.interpolation import Interpolation
+from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.plots import digit_row, figure, style
-from pkbook.trajectory import Trajectory, batches
 
 KINDS = ("sure", "torn", "wrong")
 

@@ -22,8 +22,8 @@ from pkbook import losses
 from pkbook.basics.checks import is_finite_number, require_choice, require_whole
 from pkbook.experiments.claims import claim
 from pkbook.experiments.results import Measured, Numbers, over_seeds
+from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.plots import NEUTRAL, PALETTE, figure, style
-from pkbook.trajectory import Trajectory, batches
 
 EMBEDDINGS = ("sinusoidal", "rough", "none")
 QUERIES = ("noisy", "same")

@@ -20,8 +20,8 @@ from pkbook import data, losses, models
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
 from pkbook.interpolation import Interpolation
+from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.plots import figure, style
-from pkbook.trajectory import Trajectory, batches
 
 RULES = {"Riemann": ("riemann", 1), "Gauss 1": ("gauss", 1), "Gauss 2": ("gauss", 2)}
 ORDERS = {"Riemann": 1, "Gauss 1": 2, "Gauss 2": 4}

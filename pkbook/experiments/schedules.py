@@ -18,8 +18,8 @@ from pkbook import data, losses, models
 from pkbook.experiments.claims import by_seed
 from pkbook.experiments.results import Numbers
 from pkbook.interpolation import Interpolation
+from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.plots import figure, style
-from pkbook.trajectory import Trajectory, batches
 
 SCHEDULES = ("constant", "step", "cosine")
 

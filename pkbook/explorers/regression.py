@@ -11,9 +11,9 @@ from pkbook import data, losses, models
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control
 from pkbook.interpolation import Interpolation
+from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.kernels import normalised_kernel
 from pkbook.plots import MINUS, NEUTRAL, PLUS, figure, style
-from pkbook.trajectory import Trajectory, batches
 
 RATES = (0.01, 0.03, 0.1, 0.2, 0.3)
 MOMENTA = (0.0, 0.5, 0.8, 0.9)

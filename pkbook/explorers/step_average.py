@@ -21,8 +21,8 @@ from pkbook import data, losses, models
 from pkbook.basics.checks import require_choice
 from pkbook.explorers.base import Explorer
 from pkbook.explorers.controls import Control
+from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.plots import MINUS, NEUTRAL, PLUS, figure, style
-from pkbook.trajectory import Trajectory, batches
 
 SAMPLES, BATCH, STEPS, QUERY, BETA = 8, 2, 20, 0.9, 0.9
 FLOOR = 1e-16  # below it a gap is rounding

@@ -19,7 +19,7 @@ from torch.nn import functional
 from pkbook.basics.checks import require_choice, require_finite, require_tensor, require_whole
 from pkbook.generative.densities import GaussianMixture, log_discriminator
 from pkbook.interpolation import Interpolation
-from pkbook.trajectory import Trajectory, batches
+from pkbook.interpolation.trajectory import Trajectory, batches
 
 LOSSES = ("minimax", "non-saturating")
 SATURATED = 1e-6  # a discriminator this near to 0 or 1 on all generated points says nothing more

@@ -1,8 +1,8 @@
 r"""One side of a Gram matrix: the per-sample gradients of a batch, parameter by parameter.
 
 One forward pass under a :class:`~pkbook.kernels.watch.Watch` and one backward pass per output,
-through layer outputs only, give for every use of a parameter its activation and its output gradient.  What
-the samples of the batch are in those tensors is found by comparing with single samples.
+through layer outputs only, give for every use of a parameter its activation and output gradient.
+What the samples of the batch are in those tensors is found by comparing with single samples.
 """
 
 import math

@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from pkbook.interpolation import Interpolation, interpolate, path_kernel
+from pkbook.interpolation.interpolate import interpolate
+from pkbook.interpolation.path_kernel import path_kernel
+from pkbook.interpolation.result import Interpolation
 from pkbook.runs.recording import Recording, batches
 
 __all__ = ["Trajectory", "batches"]

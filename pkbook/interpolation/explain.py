@@ -44,7 +44,9 @@ from pkbook.basics.fingerprints import digest, fingerprint
 from pkbook.basics.parameters import trainable
 from pkbook.basics.processes import Processes
 from pkbook.basics.version import __version__
-from pkbook.interpolation import Interpolation, interpolate, require_walk
+from pkbook.interpolation.interpolate import interpolate
+from pkbook.interpolation.result import Interpolation
+from pkbook.interpolation.walk import require_walk
 from pkbook.kernels.features import evaluate, selection
 from pkbook.runs.recording import Recording
 from pkbook.runs.storage import dump_manifest, load_manifest

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from pkbook.basics.parameters import Tree
+from pkbook.interpolation.optimizer_memory import Nodes, written
 from pkbook.kernels.contraction import project
 from pkbook.kernels.factors import Dense, Outer, dense
 from pkbook.kernels.features import evaluate, query_side
 from pkbook.kernels.passes import Plan, Side
-from pkbook.memory import Nodes, written
 
 KEPT = 4  # gradients of a step kept as factors; more of them are summed as soon as they are known
 HELD = 2**28  # bytes of gradients kept for the pieces of a step; those beyond are computed again

@@ -34,10 +34,10 @@ from pkbook.basics.command_line import (
 )
 from pkbook.basics.files import read_checked
 from pkbook.basics.processes import Processes
-from pkbook.explain import KIND, Explanation, complaints, explain, refuse
-from pkbook.interpolation import RULES
+from pkbook.interpolation.explain import KIND, Explanation, complaints, explain, refuse
+from pkbook.interpolation.interpolate import RULES
+from pkbook.interpolation.trajectory import Trajectory
 from pkbook.runs.storage import FolderStore, load_manifest
-from pkbook.trajectory import Trajectory
 
 SETUP = ("model", "loss", "optimizer", "data", "scheduler", "clip_norm", "clip_value")
 QUERIES = 3

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_whole
-from pkbook.interpolation import Rules, Walk, interpolate, require_walk
+from pkbook.interpolation.interpolate import interpolate
+from pkbook.interpolation.optimizer_memory import Memory
+from pkbook.interpolation.shares import batch_gradient
+from pkbook.interpolation.walk import Rules, Walk, require_walk
 from pkbook.kernels.features import selection
-from pkbook.meeting import batch_gradient
-from pkbook.memory import Memory
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording
 

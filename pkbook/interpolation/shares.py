@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pkbook.basics.parameters import Tree
+from pkbook.interpolation.optimizer_memory import Pull
 from pkbook.kernels.contraction import Sum, cheapest, contract, project
 from pkbook.kernels.factors import Dense, Factor, outputs_as_samples
 from pkbook.kernels.features import pushforward
 from pkbook.kernels.passes import Forward, PathChanged, Plan, Side, side
-from pkbook.memory import Pull
 from pkbook.runs.optimizers import Coefficients
 
 Pulls = dict[str, tuple[Coefficients, Pull]]

@@ -1,0 +1,23 @@
+"""Where kernels and runs meet: a prediction taken apart into its training samples.
+
+Source: arXiv 2603.13872, Theorems 2.2 and 3.4 to 3.7, Appendix A.
+"""
+
+from pkbook.interpolation.explain import Explanation, explain
+from pkbook.interpolation.influence import self_influence, step_pairs
+from pkbook.interpolation.interpolate import interpolate
+from pkbook.interpolation.path_kernel import path_kernel
+from pkbook.interpolation.result import Interpolation
+from pkbook.interpolation.trajectory import Trajectory, batches
+
+__all__ = [
+    "Explanation",
+    "Interpolation",
+    "Trajectory",
+    "batches",
+    "explain",
+    "interpolate",
+    "path_kernel",
+    "self_influence",
+    "step_pairs",
+]

@@ -1,0 +1,33 @@
+"""The path kernel of a recorded run."""
+
+from torch import Tensor
+
+from pkbook.basics.parameters import trainable
+from pkbook.kernels.features import gram
+from pkbook.runs.recording import Recording
+from pkbook.runs.steps import put_buffers
+
+
+def path_kernel(
+    run: Recording, x1: Tensor, x2: Tensor | None = None, *, reduce: str = "trace"
+) -> Tensor:
+    r"""The path kernel, eq. (3) of arXiv 2603.13872, as a sum over the steps of a run:
+
+    .. math:: \int_0^T K_{x,x'}(t)\,dt\;\approx\;\sum_k \eta_k\,K_{x,x'}(\theta_k) ,
+
+    with the learning rate of each parameter's group as weight.  Shapes and errors as in
+    :func:`pkbook.gradient_kernel`.
+    """
+    if len(run) == 0:
+        raise ValueError("run has no step yet: call run.step(batch) before path_kernel")
+    total = None
+    for part in run.segments_backwards():
+        model = part.model.eval()
+        for state in part.states[:-1]:
+            own = trainable(model)
+            rates = {n: state.rates.get(n, 0.0) for n in own}
+            put_buffers(model, state.buffers)
+            here = own | state.parameters
+            k = gram(model, x1, x2, reduce=reduce, weight=rates, parameters1=here)
+            total = k if total is None else total + k
+    return total

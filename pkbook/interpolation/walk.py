@@ -1,0 +1,230 @@
+"""A recorded run walked backwards: the query's averaged gradient meets every batch."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pkbook.basics.checks import (
+    as_matrix,
+    batch_loss,
+    evaluating,
+    require_deterministic,
+    require_inputs,
+)
+from pkbook.basics.parameters import Tree, trainable
+from pkbook.interpolation.optimizer_memory import Memory, own_terms
+from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left_end, refined
+from pkbook.interpolation.result import Interpolation
+from pkbook.interpolation.shares import Batch, Pulls, batch_gradient, meet
+from pkbook.kernels.features import require_fit, try_plan
+from pkbook.kernels.passes import calling
+from pkbook.runs.optimizers import StepState
+from pkbook.runs.recording import Recording, Replayed
+from pkbook.runs.steps import mixes_samples, parts_of, put_buffers, run_part, set_modes
+
+
+def require_walk(run: Recording, x: Tensor) -> None:
+    """Refuse a run without steps, and queries that its model cannot take."""
+    if len(run) == 0:
+        raise ValueError("run has no step yet: call run.step(batch) before interpolate")
+    require_inputs(run.model, x, "x")
+    with evaluating(run.model):
+        require_deterministic(run.model)
+        require_fit(run.model, x, trainable(run.model), "x")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the query's gradient is averaged over a step."""
+
+    rule: str
+    nodes: int
+    tolerance: float | None
+    most_pieces: int
+
+    def average(self, segment: Segment, ends, allowed: Tensor | None) -> Average:
+        if self.rule == "riemann":
+            return left_end(segment, ends)
+        if allowed is None:
+            return gauss(segment, self.nodes, ends)
+        return refined(segment, self.nodes, ends, allowed, self.most_pieces)
+
+
+class Walk:
+    """Walks a run backwards and collects the contributions."""
+
+    def __init__(self, run: Recording, x: Tensor, chosen, rules: Rules, layers, entries) -> None:
+        self.run, self.rules, self.layers = run, rules, layers
+        first = run.model_at(0)
+        own = {name: p for name, p in trainable(first).items() if name in run.names}
+        self.plan = try_plan(first, run.x[:2], own)
+        self.query = Query(x, chosen, self.plan)
+        self.memory = Memory()
+        self.initial = self.query.value(first, trainable(first))
+        last = copy.deepcopy(run.model).eval()  # the replay checks that it is the recorded one
+        self.final = self.query.value(last, trainable(last))
+        self.after: Tensor | None = self.final  # outputs after the step at hand, where known
+        zero = torch.zeros_like(self.final, dtype=torch.float64)
+        self.remainder = zero.clone()
+        self.contributions = zero.new_zeros(len(run.x), *zero.shape)
+        self.by_parameter = {n: self.contributions.clone() for n in run.names} if layers else {}
+        self.entries = {n: zero.new_zeros(*zero.shape, *own[n].shape) for n in entries}
+        self.other: dict[str, Tensor] = {}
+        self.by_step: list = [None] * len(run)
+        self.pieces = torch.ones(len(run), dtype=torch.int64)
+        self.budget = None
+        if rules.tolerance is not None:
+            size = (self.final.double() - self.initial.double()).norm(dim=1, keepdim=True)
+            self.budget = (rules.tolerance * size / 3).square().expand_as(zero).clone()
+
+    def _add_other(self, name: str, value: Tensor) -> None:
+        self.other[name] = self.other.get(name, 0) + value
+
+    def backwards(self, progress: bool = False) -> None:
+        """Take all steps, the last one first."""
+        with tqdm(total=len(self.run), disable=not progress, desc="steps taken apart") as bar:
+            for part in self.run.segments_backwards():
+                self.arrive(part)
+                for offset in reversed(range(len(part.states) - 1)):
+                    self.step(part.start + offset, *part.states[offset : offset + 2], part.model)
+                    bar.update()
+
+    def arrive(self, part: Replayed) -> None:
+        """At the end of a replayed part: what its end misses of the recorded one."""
+        part.model.eval()
+        if part.gap == 0:
+            return
+        end = part.states[-1]
+        put_buffers(part.model, end.buffers)
+        replayed = self.query.value(part.model, end.parameters)
+        recorded = {k.partition("/")[2]: t for k, t in part.end.items()}
+        put_buffers(part.model, recorded)
+        here = {n: recorded[n].to(p.device) for n, p in end.parameters.items()}
+        was = self.query.value(part.model, here)
+        self._add_other("replay difference", was.double() - replayed.double())
+        self.after = replayed
+
+    def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
+        """Step k: average the query's gradient, pull it through the optimizer, meet the batch."""
+        average = self._average(k, before, after, model)
+        pulls: Pulls = {}
+        for name, c in before.coefficients.items():
+            nodes = average.nodes[name]
+            pull = self.memory.pull(name, c, nodes)
+            own = own_terms(c, pull, nodes, before.parameters[name])
+            if own is not None:
+                self._add_other("weight decay", own.T)
+            if pull is not None:
+                pulls[name] = (c, pull)
+        parts = self._batches(k, before, model)
+        values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
+        numbers = torch.tensor(self.run.store.steps[k].batch, device=self.run.x.device)
+        total = sum(values.values()) if values else self._nothing(len(numbers))
+        self.contributions.index_add_(0, numbers, total)
+        for name in self.by_parameter.keys() & values.keys():
+            self.by_parameter[name].index_add_(0, numbers, values[name])
+        self.by_step[k] = (numbers, total)
+        self._add_entries(parts, pulls)
+
+    def _nothing(self, n: int) -> Tensor:
+        return self.remainder.new_zeros(n, *self.remainder.shape)
+
+    def _average(
+        self, k: int, before: StepState, after_step: StepState, model: nn.Module
+    ) -> Average:
+        model.eval()
+        put_buffers(model, before.buffers)
+        segment = Segment(self.query, model, before.parameters, after_step.parameters)
+        moved = any(not torch.equal(b, after_step.buffers[n]) for n, b in before.buffers.items())
+        ends = allowed = None
+        after, self.after = self.after, None
+        if moved or self.budget is not None:
+            end = segment.value(1.0) if moved or after is None else after
+            ends = segment.value(0.0), end
+            self.after = ends[0]
+        if moved:
+            if after is None:
+                put_buffers(model, after_step.buffers)
+                after = segment.value(1.0)
+                put_buffers(model, before.buffers)
+            self._add_other("running statistics", after.double() - end.double())
+        if self.budget is not None:
+            allowed = (self.budget / (k + 1)).sqrt()
+        average = self.rules.average(segment, ends, allowed)
+        self.pieces[k] = average.pieces
+        if self.budget is not None:  # what a step did not use is left for the steps before it
+            self.remainder += average.residual
+            self.budget = (self.budget - average.residual.square()).clamp_min(0.0)
+        return average
+
+    def _batches(self, k: int, before: StepState, model: nn.Module) -> list[Batch]:
+        parts = parts_of(self.run.store.steps[k])
+        return [self._batch(k, part, before, model) for part in parts]
+
+    def _batch(self, k: int, part: tuple[list[int], int], before: StepState, model) -> Batch:
+        """One forward pass of step k, in the modes and with the random numbers it had then."""
+        run, record = self.run, self.run.store.steps[k]
+        set_modes(model, record)
+        share = 1 / max(1, len(record.parts))
+        n, seen = len(part[0]), {}
+
+        def forward(parameters: Tree, watch, then):
+            def then_with_shape(f: Tensor):
+                seen["shape"] = f.shape
+                return then(as_matrix(f, n))
+
+            def call(xb: Tensor):
+                return calling(model, xb)(parameters, watch, then_with_shape)
+
+            return run_part(run.problem, part, call)[0]
+
+        def slope(f: Tensor) -> Tensor:
+            targets = run.y[torch.tensor(part[0], device=run.y.device)]
+            with torch.enable_grad():
+                f = f.detach().reshape(seen["shape"]).requires_grad_()
+                loss = batch_loss(run.loss, f, targets) * share
+            return torch.autograd.grad(loss, f)[0].reshape(n, -1)
+
+        # Batch statistics mix the samples: a sample's share is then that of its own loss.
+        plan = None if mixes_samples(model) else self.plan
+        return Batch(forward, slope, before.parameters, plan)
+
+    @staticmethod
+    def _met(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Put the parts of a step together, ``[B, m, C]``."""
+        names = found[0] if found else ()
+        return {n: torch.cat([f[n] for f in found], 2).permute(2, 1, 0) for n in names}
+
+    def _add_entries(self, parts: list[Batch], pulls: Pulls) -> None:
+        names = [n for n in self.entries if n in pulls]
+        if not names:
+            return
+        for batch in parts:
+            for name, g in batch_gradient(batch, names).items():
+                c, pull = pulls[name]
+                rows = pull.formed().double() * (g * c.clip).flatten() * (-c.sign * pull.scale)
+                self.entries[name] += rows.transpose(0, 1).reshape(self.entries[name].shape)
+
+    def result(self) -> Interpolation:
+        initial = self.memory.initial(self.run.initial_memory())
+        if initial is not None:
+            self._add_other("initial momentum", initial.T)
+        if self.budget is None:  # no step told its own
+            change = self.final.double() - self.initial.double()
+            explained = self.contributions.sum(0) + sum(self.other.values())
+            self.remainder = change - explained
+        return Interpolation(
+            self.initial,
+            self.final,
+            self.contributions,
+            self.by_step,
+            self.other,
+            self.remainder,
+            self.pieces,
+            self.by_parameter,
+            self.entries,
+            self.rules.tolerance,
+        )
