@@ -14,8 +14,7 @@ sys.path[0] = str(ROOT)  # the repository's package, and ``benchmarks`` as a pac
 
 import torch  # noqa: E402
 
-from benchmarks import ensembles_methods as methods  # noqa: E402
-from benchmarks import report  # noqa: E402
+from benchmarks import ensembles_methods as methods, report  # noqa: E402
 from benchmarks.timing import Contestant, clocked, race, summary  # noqa: E402
 
 PROCESSES = {  # ours, the loop, and further methods that run all paths at once

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pkbook import diffusion_limit as dl
-from pkbook import losses, models
+from pkbook.problems import losses, models
 
 
 @dataclass(frozen=True)

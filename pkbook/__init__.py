@@ -5,32 +5,46 @@ Describing Neural Network Generalization*, arXiv 2603.13872.
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING
 
-from pkbook import losses, models
+from pkbook.basics import old_paths
 from pkbook.basics.files import StorageError
+from pkbook.basics.processes import RankError
 from pkbook.basics.version import __version__
-from pkbook.claims import ClaimNotHeld, claim
-from pkbook.interpolation import Interpolation, interpolate, path_kernel
 from pkbook.interpolation.explain import Explanation, explain
 from pkbook.interpolation.influence import self_influence, step_pairs
+from pkbook.interpolation.interpolate import interpolate
+from pkbook.interpolation.path_kernel import path_kernel
+from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.kernels import (
+    feature_norms,
     gradient_kernel,
     kernels_by_layer,
     normalised_kernel,
     two_time_kernel,
     weighted_kernel,
 )
-from pkbook.kernels.distributed import distributed_kernel
+from pkbook.kernels.distributed import Shard, distributed_kernel
 from pkbook.kernels.features import tangent_features
 from pkbook.runs.snapshot import ReplayError
+
+old_paths.install()
+
+if TYPE_CHECKING:
+    from pkbook import diffusion_limit, function_space, generative
+    from pkbook.function_space import diagnostics
+    from pkbook.lab import explorers, plots
+    from pkbook.lab.claims import ClaimNotHeld, claim
+    from pkbook.problems import data, losses, models
 
 __all__ = [
     "ClaimNotHeld",
     "Explanation",
     "Interpolation",
+    "RankError",
     "ReplayError",
+    "Shard",
     "StorageError",
     "Trajectory",
     "__version__",
@@ -42,6 +56,7 @@ __all__ = [
     "distributed_kernel",
     "explain",
     "explorers",
+    "feature_norms",
     "function_space",
     "generative",
     "gradient_kernel",
@@ -60,22 +75,29 @@ __all__ = [
 ]
 
 # Imported when they are first asked for: what they bring along takes longer to load than torch.
-LATER = (
-    "data",
-    "diagnostics",
-    "diffusion_limit",
-    "explorers",
-    "function_space",
-    "generative",
-    "plots",
-)
+LATER = {
+    "ClaimNotHeld": "pkbook.lab.claims:ClaimNotHeld",
+    "claim": "pkbook.lab.claims:claim",
+    "data": "pkbook.problems.data",
+    "diagnostics": "pkbook.function_space.diagnostics",
+    "diffusion_limit": "pkbook.diffusion_limit",
+    "explorers": "pkbook.lab.explorers",
+    "function_space": "pkbook.function_space",
+    "generative": "pkbook.generative",
+    "losses": "pkbook.problems.losses",
+    "models": "pkbook.problems.models",
+    "plots": "pkbook.lab.plots",
+}
 
 
-def __getattr__(name: str) -> ModuleType:
-    """The submodules of `LATER`."""
-    if name in LATER:
-        return importlib.import_module(f"pkbook.{name}")
-    raise AttributeError(f"module 'pkbook' has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    """The names of `LATER`."""
+    if name not in LATER:
+        raise AttributeError(f"module 'pkbook' has no attribute {name!r}")
+    module, _, attribute = LATER[name].partition(":")
+    found = importlib.import_module(module)
+    globals()[name] = found = getattr(found, attribute) if attribute else found
+    return found
 
 
 def __dir__() -> list[str]:

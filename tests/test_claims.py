@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import pkbook as pk
-from pkbook import claims
-from pkbook.claims import Bounds, Record, as_html, as_text, from_json
+from pkbook.lab import claims
+from pkbook.lab.claims import Bounds, Record, as_html, as_text, from_json
 
 
 @dataclass

@@ -11,8 +11,7 @@ from torch import nn
 
 import pkbook as pk
 from pkbook.basics.parameters import trainable
-from pkbook.kernels import contraction as contract
-from pkbook.kernels import passes as sides
+from pkbook.kernels import contraction as contract, passes as sides
 
 # Said by torch itself about the naive model of one case.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pkbook import data
-from pkbook.data import images
+from pkbook.problems import data
+from pkbook.problems.data import images
 
 
 def seeded(seed):

@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVC
 
 import pkbook as pk
-from pkbook import diagnostics
+from pkbook.function_space import diagnostics
 
 F64 = torch.float64
 

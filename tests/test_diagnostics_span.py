@@ -9,7 +9,7 @@ from sklearn.gaussian_process.kernels import DotProduct
 from torch import nn
 
 import pkbook as pk
-from pkbook.diagnostics import outside_span, rank_gap
+from pkbook.function_space.diagnostics import outside_span, rank_gap
 from pkbook.kernels import feature_norms
 
 

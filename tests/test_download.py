@@ -16,8 +16,8 @@ import pooch
 import pytest
 import torch
 
-from pkbook import data
-from pkbook.data import download
+from pkbook.problems import data
+from pkbook.problems.data import download
 
 
 def write_idx(path, array):

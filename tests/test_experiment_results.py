@@ -6,8 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pkbook.experiments import claims, command, one_dimensional, results
-from pkbook.experiments.results import Claim, Criterion, Finding, over_seeds, with_interval
+from pkbook.lab.experiments import one_dimensional
+from pkbook.lab.experiments.machinery import claims, command, results
+from pkbook.lab.experiments.machinery.results import (
+    Claim,
+    Criterion,
+    Finding,
+    over_seeds,
+    with_interval,
+)
 
 CLAIM = Claim("X1", "a title", "Fig. 0", "It says.", "a_page", (
     Criterion("share", 0.9), Criterion("gap", None, 0.1), Criterion("other")))  # fmt: skip

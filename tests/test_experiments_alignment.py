@@ -11,7 +11,8 @@ from oracles import kernel as naive_kernel
 from scipy.stats import kendalltau
 
 import pkbook as pk
-from pkbook.experiments import alignment, alignment_figures
+from pkbook.lab.experiments import alignment
+from pkbook.lab.experiments.figures import alignment as alignment_figures
 
 TINY = alignment.Config(
     samples=40,

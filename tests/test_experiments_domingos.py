@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.func import functional_call
 
-from pkbook.experiments import memory, riemann, schedules
+from pkbook.lab.experiments import memory, riemann, schedules
 
 SMALL = riemann.Config(
     rates=(0.15, 0.075, 0.0375), cnn_horizon=0.1, cnn_rates=(0.1, 0.05), digits=10,

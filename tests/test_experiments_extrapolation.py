@@ -12,12 +12,13 @@ from scipy import ndimage
 from scipy.stats import mannwhitneyu, rankdata
 
 import pkbook as pk
-from pkbook.experiments import claims, failure_scores, printed_digits, unseen_digits
-from pkbook.experiments import printed_digits_figures as figures
-from pkbook.experiments.alignment import spearman
-from pkbook.experiments.shifted_inputs import noisy, turned
+from pkbook.lab.experiments import failure_scores, printed_digits, unseen_digits
+from pkbook.lab.experiments.alignment import spearman
+from pkbook.lab.experiments.figures import printed_digits as figures
+from pkbook.lab.experiments.machinery import claims
+from pkbook.lab.experiments.parts.shifted_inputs import noisy, turned
 
-explorer = importlib.import_module("pkbook.explorers.turned_pictures")
+explorer = importlib.import_module("pkbook.lab.explorers.turned_pictures")
 
 TINY = printed_digits.Config(
     per_class=6,
@@ -209,7 +210,7 @@ def test_networks_never_see_the_unseen_digits():
     alone = pk.models.mnist_cnn(classes=2, seed=4).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(alone.parameters(), lr=1e-3)
     settings = {"epochs": (0, 3), "batch": 6, "seed": 4}
-    fit = importlib.import_module("pkbook.experiments.training").fit
+    fit = importlib.import_module("pkbook.lab.experiments.machinery.training").fit
     list(fit(alone, pk.losses.cross_entropy, optimizer, (x, (y == 9).long()), **settings))
     assert all(map(torch.equal, alone.parameters(), model.parameters()))
 

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional
 
 import pkbook as pk
-from pkbook.experiments import free_points
-from pkbook.experiments.mode_collapse import Config, covered
 from pkbook.generative import ring_of_gaussians
+from pkbook.lab.experiments import free_points
+from pkbook.lab.experiments.mode_collapse import Config, covered
 
 TINY = Config(steps=8, every=2, batch=8, latents=30, queries=4, points=40)
 

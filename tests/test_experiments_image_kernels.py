@@ -10,9 +10,10 @@ from oracles import jacobian
 from torch import nn
 
 import pkbook as pk
-from pkbook.experiments import claims, image_kernels, image_neighbours
-from pkbook.experiments import image_kernels_figures as draw
-from pkbook.experiments.image_kernels import PROBES, Config, Task, class_means
+from pkbook.lab.experiments import image_kernels, image_neighbours
+from pkbook.lab.experiments.figures import image_kernels as draw
+from pkbook.lab.experiments.image_kernels import PROBES, Config, Task, class_means
+from pkbook.lab.experiments.machinery import claims
 
 TINY = Config(
     tasks=(Task("MNIST", 3, (0, 1, 4)), Task("CIFAR-10", 3, (0, 2))),

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.figure import Figure
-from oracles import jacobian
-from oracles import kernel as naive_kernel
+from oracles import jacobian, kernel as naive_kernel
 from torch import nn
 
 import pkbook as pk
-from pkbook.experiments import attended, claims, inheritance, inheritance_figures
-from pkbook.experiments.inheritance import averaging_cnn, by_layer, centred, compare, moved
+from pkbook.lab.experiments import attended, inheritance
+from pkbook.lab.experiments.figures import inheritance as inheritance_figures
+from pkbook.lab.experiments.inheritance import averaging_cnn, by_layer, centred, compare, moved
+from pkbook.lab.experiments.machinery import claims
 
 TINY = inheritance.Config(per_class=3, held_out=2, batch=10, shifts=(0, 2), epochs=(0, 2))
 TINY = replace(TINY, seeds=(4, 5))

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 import pkbook as pk
-from pkbook.experiments import neighbours, one_dimensional
+from pkbook.lab.experiments import neighbours, one_dimensional
 
 TINY = neighbours.Config(
     widths=(8,), samples=40, neighbours=7, batch=10, epochs=(0, 1, 3), seeds=(0, 5)

@@ -11,9 +11,9 @@ from scipy.integrate import dblquad
 from scipy.linalg import expm
 
 import pkbook as pk
-from pkbook.experiments import lazy_training as lazy
-from pkbook.experiments import lazy_training_figures
-from pkbook.experiments.claims import finding
+from pkbook.lab.experiments import lazy_training as lazy
+from pkbook.lab.experiments.figures import lazy_training as lazy_training_figures
+from pkbook.lab.experiments.machinery.claims import finding
 
 TINY = lazy.Config(
     widths=(3, 5), seeds=(0, 7), samples=6, rate=0.1, time=2.0, scales=(0.5, 2.0), scale_width=4

@@ -11,11 +11,11 @@ from torch import nn
 from torch.distributions import Normal
 
 import pkbook as pk
-from pkbook.experiments import known_densities as known
-from pkbook.experiments import mode_collapse as collapse
-from pkbook.experiments import mode_collapse_figures
-from pkbook.experiments.claims import finding
 from pkbook.generative import Optimal, ring_of_gaussians
+from pkbook.lab.experiments import mode_collapse as collapse
+from pkbook.lab.experiments.figures import mode_collapse as mode_collapse_figures
+from pkbook.lab.experiments.machinery.claims import finding
+from pkbook.lab.experiments.parts import known_densities as known
 
 TINY = collapse.Config(
     seeds=(0, 7), few=1, steps=32, every=4, batch=8, latents=20, queries=4, points=40,

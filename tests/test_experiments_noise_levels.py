@@ -8,8 +8,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pkbook.experiments import claims
-from pkbook.experiments import noise_levels as nl
+from pkbook.lab.experiments import noise_levels as nl
+from pkbook.lab.experiments.machinery import claims
 
 TINY = nl.Config(
     levels=20, coarse=10, samples=4, width=4, hidden=(8,), rate=0.2, batch=16, steps=6,

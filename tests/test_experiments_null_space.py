@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 import pkbook as pk
-from pkbook.experiments import claims, null_space
+from pkbook.lab.experiments import null_space
+from pkbook.lab.experiments.machinery import claims
 
 TINY = null_space.Config(
     width=5, nodes=8, rate=0.1, times=(0, 0.5, 4), tolerance=1e-3, seeds=(0, 5)

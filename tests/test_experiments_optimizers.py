@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 import pkbook as pk
-from pkbook.experiments import neighbours, optimizers
+from pkbook.lab.experiments import neighbours, optimizers
 
 TINY = optimizers.Config(
     widths=(8,), samples=40, neighbours=7, batch=10, epochs=(0, 1, 3), loss=0.525, seeds=(0, 5)

@@ -8,8 +8,10 @@ import torch
 from matplotlib.figure import Figure
 
 import pkbook as pk
-from pkbook.diagnostics import rank_gap as package_gap
-from pkbook.experiments import claims, rank_gap, relu_line
+from pkbook.function_space.diagnostics import rank_gap as package_gap
+from pkbook.lab.experiments import rank_gap
+from pkbook.lab.experiments.machinery import claims
+from pkbook.lab.experiments.parts import relu_line
 
 TINY = rank_gap.Config(
     units=4, samples=20, tests=25, steps=60, looks=6, seeds=(3, 8), trained="both"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pkbook.experiments import known_densities, reach
+from pkbook.lab.experiments.parts import known_densities, reach
 
 
 def test_both_measures_by_loops():

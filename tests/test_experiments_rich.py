@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pkbook as pk
-from pkbook.experiments import rich_training as rich
+from pkbook.lab.experiments import rich_training as rich
 
 TINY = rich.Config(
     dimensions=3, samples=12, tests=9, width=5, scales=(0.5, 2.0), rate=0.2, time=4.0, seeds=(0, 4)

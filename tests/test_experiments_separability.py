@@ -12,10 +12,11 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 
 import pkbook as pk
-from pkbook.experiments import claims, separability
-from pkbook.experiments import separability_figures as figures
-from pkbook.experiments.separability import CIRCLE, ELLIPSE, MACHINES, Case, Config
-from pkbook.experiments.support_vectors import STRENGTHS, machine, turned
+from pkbook.lab.experiments import separability
+from pkbook.lab.experiments.figures import separability as figures
+from pkbook.lab.experiments.machinery import claims
+from pkbook.lab.experiments.parts.support_vectors import STRENGTHS, machine, turned
+from pkbook.lab.experiments.separability import CIRCLE, ELLIPSE, MACHINES, Case, Config
 
 TINY = Config(
     sizes=(40, 60),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional
 
 import pkbook as pk
-from pkbook.experiments import unseen_span
+from pkbook.lab.experiments import unseen_span
 
 TINY = unseen_span.Config(
     seen=(7, 1, 0, 3, 2), per_class=2, held_out=1, epochs=2, batch=5, seeds=(4,),

@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 
-from pkbook.experiments.mode_collapse import Config, Setting, measure
-from pkbook.explorers import Explorer, adversarial_rates
+from pkbook.lab.experiments.mode_collapse import Config, Setting, measure
+from pkbook.lab.explorers import Explorer, adversarial_rates
 
-module = importlib.import_module("pkbook.explorers.adversarial_rates")
+module = importlib.import_module("pkbook.lab.explorers.adversarial_rates")
 draw, study, words = module.draw, module.study, module.words
 SHORT = Config(steps=32, every=4, batch=8, latents=20, queries=8, points=8)
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from pkbook.experiments import alignment as experiment
-from pkbook.explorers import Explorer, alignment
+from pkbook.lab.experiments import alignment as experiment
+from pkbook.lab.explorers import Explorer, alignment
 
-module = importlib.import_module("pkbook.explorers.alignment")
+module = importlib.import_module("pkbook.lab.explorers.alignment")
 TINY = experiment.Config(
     architectures=("MLP", "transformer"),
     samples=40,

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from pkbook.experiments import separability
-from pkbook.explorers import Explorer, ellipses
+from pkbook.lab.experiments import separability
+from pkbook.lab.explorers import Explorer, ellipses
 
 TINY = separability.Config(
     sizes=(60,),

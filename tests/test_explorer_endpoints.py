@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from pkbook.explorers import Explorer, endpoints
+from pkbook.lab.explorers import Explorer, endpoints
 
-module = importlib.import_module("pkbook.explorers.endpoints")
+module = importlib.import_module("pkbook.lab.explorers.endpoints")
 study = module.study  # one test puts another in its place
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pkbook.experiments import image_kernels as experiment
-from pkbook.explorers import Explorer, image_kernels
+from pkbook.lab.experiments import image_kernels as experiment
+from pkbook.lab.explorers import Explorer, image_kernels
 
-module = importlib.import_module("pkbook.explorers.image_kernels")
+module = importlib.import_module("pkbook.lab.explorers.image_kernels")
 TINY = experiment.Config(
     tasks=(experiment.Task("MNIST", 6, (0, 2)), experiment.Task("CIFAR-10", 6, (0, 1))),
     shown=5,

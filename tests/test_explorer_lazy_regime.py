@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from pkbook import models
-from pkbook.experiments.lazy_training import Config
-from pkbook.explorers import Explorer, lazy_regime
+from pkbook.lab.experiments.lazy_training import Config
+from pkbook.lab.explorers import Explorer, lazy_regime
+from pkbook.problems import models
 
-module = importlib.import_module("pkbook.explorers.lazy_regime")
+module = importlib.import_module("pkbook.lab.explorers.lazy_regime")
 draw, study, words = module.draw, module.study, module.words
 SHORT = Config(seeds=(1,), rate=0.125, time=1.0)
 

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from pkbook.experiments import noise_levels as experiment
-from pkbook.explorers import Explorer, noise_levels
+from pkbook.lab.experiments import noise_levels as experiment
+from pkbook.lab.explorers import Explorer, noise_levels
 
-module = importlib.import_module("pkbook.explorers.noise_levels")
+module = importlib.import_module("pkbook.lab.explorers.noise_levels")
 LEVELS = module.LEVELS  # before a test changes them
 TINY = experiment.Config(
     levels=20, coarse=20, samples=4, width=4, hidden=(8,), steps=8, batch=16, asked=5,

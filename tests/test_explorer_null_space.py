@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pkbook import models, plots
-from pkbook.explorers import Explorer, null_space
+from pkbook.lab import plots
+from pkbook.lab.explorers import Explorer, null_space
+from pkbook.problems import models
 
-module = importlib.import_module("pkbook.explorers.null_space")
+module = importlib.import_module("pkbook.lab.explorers.null_space")
 draw, parts, words = module.draw, module.parts, module.words
 
 

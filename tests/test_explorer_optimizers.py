@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import pkbook as pk
-from pkbook.explorers import Explorer, optimizer_paths
+from pkbook.lab.explorers import Explorer, optimizer_paths
 
-module = importlib.import_module("pkbook.explorers.optimizer_paths")
+module = importlib.import_module("pkbook.lab.explorers.optimizer_paths")
 SETTINGS = {
     "sgd": {},
     "momentum": {"beta": 0.6},

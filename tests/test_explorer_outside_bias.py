@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import pkbook as pk
-from pkbook.diagnostics import rank_gap
-from pkbook.experiments import rank_gap as e8
-from pkbook.experiments import relu_line
-from pkbook.explorers import Explorer, outside_bias
+from pkbook.function_space.diagnostics import rank_gap
+from pkbook.lab.experiments import rank_gap as e8
+from pkbook.lab.experiments.parts import relu_line
+from pkbook.lab.explorers import Explorer, outside_bias
 
-module = importlib.import_module("pkbook.explorers.outside_bias")
+module = importlib.import_module("pkbook.lab.explorers.outside_bias")
 
 
 @pytest.fixture(scope="module")

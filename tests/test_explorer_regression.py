@@ -5,10 +5,9 @@ import re
 import pytest
 import torch
 
-from pkbook import losses, models
-from pkbook.explorers import Explorer
-from pkbook.explorers import regression as module
-from pkbook.explorers.regression import draw, regression, study, words
+from pkbook.lab.explorers import Explorer, regression as module
+from pkbook.lab.explorers.regression import draw, regression, study, words
+from pkbook.problems import losses, models
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from pkbook.experiments import inheritance as experiment
-from pkbook.explorers import Explorer, shifted_copies
+from pkbook.lab.experiments import inheritance as experiment
+from pkbook.lab.explorers import Explorer, shifted_copies
 
-module = importlib.import_module("pkbook.explorers.shifted_copies")
+module = importlib.import_module("pkbook.lab.explorers.shifted_copies")
 TINY = experiment.Config(
     architectures=("MLP", "transformer"),
     per_class=2,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import pkbook as pk
-from pkbook.explorers import Explorer, step_average
+from pkbook.lab.explorers import Explorer, step_average
 
-module = importlib.import_module("pkbook.explorers.step_average")
+module = importlib.import_module("pkbook.lab.explorers.step_average")
 study = module.study  # one test puts another in its place
 KINDS = list(module.OPTIMIZERS)
 QUERY = torch.tensor([[0.9]], dtype=torch.float64)

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from pkbook import plots
-from pkbook.explorers import Control, Explorer
+from pkbook.lab import plots
+from pkbook.lab.explorers import Control, Explorer
 
 
 def draw(rate, momentum):

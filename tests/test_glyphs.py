@@ -10,7 +10,7 @@ import torch
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from pkbook.data import mnist, printed_faces, printed_glyphs
+from pkbook.problems.data import mnist, printed_faces, printed_glyphs
 
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
 CHARACTERS = string.digits + string.ascii_letters
@@ -115,7 +115,7 @@ def test_agrees_with_pillow(face):
 
 def test_no_ink_is_lost(everything):
     """The sum of the pixels is that of the large drawing over the square of the scale."""
-    from pkbook.data.glyphs import _draw
+    from pkbook.problems.data.glyphs import _draw
 
     for row in range(0, len(everything.x), 37):
         character = CHARACTERS[int(everything.y[row])]

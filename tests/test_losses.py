@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pkbook.losses import cross_entropy, logistic, squared
+from pkbook.problems.losses import cross_entropy, logistic, squared
 
 
 def draws(n, c, seed=0):

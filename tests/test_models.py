@@ -8,7 +8,7 @@ from torch import nn
 from pkbook import gradient_kernel
 from pkbook.basics.parameters import trainable
 from pkbook.kernels.features import plan
-from pkbook.models import activations, cifar_cnn, mlp, mnist_cnn, ntk_mlp, vit
+from pkbook.problems.models import activations, cifar_cnn, mlp, mnist_cnn, ntk_mlp, vit
 
 BUILDERS = {
     "mlp": lambda **options: mlp(3, 5, 2, **options),

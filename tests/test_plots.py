@@ -13,8 +13,8 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from pkbook import plots
-from pkbook.plots import house, inline, tracing
+from pkbook.lab import plots
+from pkbook.lab.plots import house, inline, tracing
 
 ALT = "Two lines that cross at one half."
 matplotlib.use("agg")

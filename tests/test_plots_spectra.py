@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pkbook import plots
+from pkbook.lab import plots
 
 X = torch.linspace(-1, 1, 5)
 VALUES = torch.tensor([20.0, 0.5, 3e-6])

@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from pkbook.experiments.claims import CLAIMS
-from pkbook.experiments.results import MIME, Finding, over_seeds
+from pkbook.lab.experiments.machinery.claims import CLAIMS
+from pkbook.lab.experiments.machinery.results import MIME, Finding, over_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

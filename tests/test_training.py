@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pkbook import losses, models
-from pkbook.experiments.training import fit, remembered
+from pkbook.lab.experiments.machinery.training import fit, remembered
+from pkbook.problems import losses, models
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y = torch.randn(24, 1, 28, 28, generator=GENERATOR), torch.arange(24) % 10

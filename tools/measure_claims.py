@@ -4,11 +4,11 @@
 
 Another machine rounds differently. Much of that can be had on one machine: other vector
 instructions, other numbers of threads, another order of sums. Each notebook runs under each of
-them, and with every seed moved. What the claims found goes to ``pkbook/claims.json``, quoted where
-a claim misses, and to ``results/claims.md``: values, bound, and the margin, the mean distance to
-the bound in units of its standard deviation over the runs. A number that must be above a positive
-bound, such as a ratio, varies by factors and is compared with it by logarithms. It takes hours;
-stopped and called again, it goes on.
+them, and with every seed moved. What the claims found goes to ``pkbook/lab/claims.json``, quoted
+where a claim misses, and to ``results/claims.md``: values, bound, and the margin, the mean distance
+to the bound in units of its standard deviation over the runs. A number that must be above a
+positive bound, such as a ratio, varies by factors and is compared with it by logarithms. It takes
+hours; stopped and called again, it goes on.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def collect(root: Path, folder: Path, pages: list[str]) -> tuple[dict[str, Seen]
 
 
 def as_json(seen: Mapping[str, Seen]) -> str:
-    """What `pkbook.claims` quotes."""
+    """What `pkbook.lab.claims` quotes."""
     told = {
         says: {
             "low": found.low if math.isfinite(found.low) else None,
@@ -253,7 +253,7 @@ def main() -> int:
     if not asked.table_only:
         measure(root, folder, pages, asked.jobs)
     seen, errors = collect(root, folder, pages)
-    (root / "pkbook" / "claims.json").write_text(as_json(seen), encoding="utf8")
+    (root / "pkbook" / "lab" / "claims.json").write_text(as_json(seen), encoding="utf8")
     (root / "results" / "claims.md").write_text(as_table(seen, errors), encoding="utf8")
     if asked.pages is None:
         seconds = spent(folder, pages)
@@ -261,7 +261,7 @@ def main() -> int:
     missed = [found for found in seen.values() if not all(found.held.values())]
     thin = [f for f in seen.values() if f.margin is not None and f.margin < THIN]
     say(f"{len(seen)} claims; {len(missed)} missed in some run, {len(thin)} with a thin margin")
-    say("tables: pkbook/claims.json, results/claims.md")
+    say("tables: pkbook/lab/claims.json, results/claims.md")
     return 0
 
 

@@ -3,7 +3,7 @@
 Runs at the start of a kernel, from its profile. Figures and explorers are made and let go.
 """
 
-import pkbook.explorers
+import pkbook.lab.explorers
 from pkbook import plots
 
 plots.show = lambda fig, alt: plots.inline.close(fig)

@@ -18,8 +18,8 @@ import nbformat
 import torch
 from claims_made import FINDING, all_claims, outputs_of
 
-from pkbook.experiments.claims import CLAIMS
-from pkbook.experiments.results import Claim, Finding, Measured, from_json
+from pkbook.lab.experiments.machinery.claims import CLAIMS
+from pkbook.lab.experiments.machinery.results import Claim, Finding, Measured, from_json
 
 MARKER = "<!-- results -->"
 CLAIMS_MARKER = "<!-- claims -->"

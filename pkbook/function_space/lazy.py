@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pkbook.basics.checks import is_finite_number, require_finite, require_tensor
-from pkbook.matrices import as_gram, require_not_negative
+from pkbook.function_space.kernel_matrix import as_gram, require_not_negative
 
 
 def lazy_training(

@@ -17,7 +17,7 @@ from pkbook.basics.checks import (
     require_tensor,
     require_whole,
 )
-from pkbook.matrices import as_gram, require_not_negative
+from pkbook.function_space.kernel_matrix import as_gram, require_not_negative
 
 METHODS = ("auto", "dense", "lobpcg")
 DENSE = 1500  # up to this size all eigenpairs take a second

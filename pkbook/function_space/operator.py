@@ -23,11 +23,11 @@ from pkbook.basics.checks import (
 )
 from pkbook.basics.parameters import trainable
 from pkbook.basics.replaced import call_with
+from pkbook.function_space.kernel_matrix import as_gram
 from pkbook.function_space.measure import Measure, uniform
 from pkbook.function_space.modes import Modes, find_modes
 from pkbook.kernels import gradient_kernel
 from pkbook.kernels.features import pushforward
-from pkbook.matrices import as_gram
 
 CHUNK = 4096  # inputs whose outputs are alive at once in a matrix-free product
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pkbook.basics.checks import require_finite, require_tensor, require_whole
 from pkbook.generative.noise import NoiseSchedule
 from pkbook.interpolation import Interpolation
-from pkbook.models import mlp
+from pkbook.problems.models import mlp
 
 
 class NoisePredictor(nn.Module):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from pkbook import plots
-from pkbook.explorers import Control, Explorer
+from pkbook.lab import plots
+from pkbook.lab.explorers import Control, Explorer
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Two explorers</title>
 <meta name="viewport" content="width=device-width"><style>

@@ -1,0 +1,1 @@
+"""Figures of the experiments whose files would be too long with them."""

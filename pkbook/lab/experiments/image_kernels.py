@@ -1,0 +1,301 @@
+r"""E3: classes appear in the kernel of images (arXiv 2603.13872, Section 5.1, Figure 2e-h).
+
+The paper's convolutional networks learn digits and photographs. Before, during and after training
+we take ten images a class, once from the training set and once from images held out, and ask how
+much more alike two images of one class are under the normalised kernel than two of different
+classes. The same is asked of each layer's own part of the kernel.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pkbook.basics.checks import is_finite_number
+from pkbook.function_space.diagnostics.neighbours import as_labels
+from pkbook.kernels import kernels_by_layer, layer_names
+from pkbook.lab.experiments.machinery.claims import by_seed
+from pkbook.lab.experiments.machinery.results import Numbers
+from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.training import channels_last, fit
+from pkbook.problems import data, losses, models
+
+CLASSES = 10
+SOURCES: dict[str, tuple[Callable[..., data.Samples], Callable[..., nn.Sequential]]] = {
+    "MNIST": (data.mnist, models.mnist_cnn),
+    "CIFAR-10": (data.cifar10, models.cifar_cnn),
+}
+HELD_OUT = 50  # images of a class that accuracy is measured on
+PROBES = ("training images", "held-out images")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, how much of it, and how long."""
+
+    source: str
+    per_class: int
+    epochs: tuple[int, ...]
+    """Where the kernel is looked at; the first is 0, before training."""
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"source: expected one of {', '.join(SOURCES)}, came {self.source!r}")
+        if self.per_class < 1:
+            raise ValueError(f"per_class: expected at least 1, came {self.per_class}")
+        first, increasing = self.epochs[:1] == (0,), list(self.epochs) == sorted({*self.epochs})
+        if not first or not increasing or len(self.epochs) < 2:
+            raise ValueError(
+                f"epochs: expected 0 and then increasing numbers, came {self.epochs}; "
+                "write (0, 10, 30)"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. `quick()` takes under a minute on a CPU; `full()` is the paper's size."""
+
+    tasks: tuple[Task, ...] = (
+        Task("MNIST", 100, (0, 2, 10)),
+        Task("CIFAR-10", 30, (0, 10, 30)),
+    )
+    shown: int = 10
+    """Images of each class in a kernel matrix."""
+    rate: float = 0.02
+    momentum: float = 0.9
+    batch: int = 20
+    dropout: float = 0.3
+    standardised: bool = True
+    """Whether mean and standard deviation of the training pixels are set to zero and one."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if not self.tasks or not all(isinstance(task, Task) for task in self.tasks):
+            raise ValueError(
+                f"tasks: expected at least one Task, came {self.tasks!r}; "
+                'write (Task("MNIST", 100, (0, 8)),)'
+            )
+        fewest = min(task.per_class for task in self.tasks)
+        if not 2 <= self.shown <= fewest:
+            raise ValueError(
+                f"shown: expected 2 to {fewest}, the images of a class, came {self.shown}"
+            )
+        if not 1 <= self.batch <= CLASSES * fewest:
+            raise ValueError(f"batch: expected 1 to {CLASSES * fewest}, came {self.batch}")
+        for name, above in (("rate", 0.0), ("momentum", -1e-12), ("dropout", -1e-12)):
+            value, most = getattr(self, name), float("inf") if name == "rate" else 1.0
+            if not is_finite_number(value) or not above < value < most:
+                limit = "a positive number" if name == "rate" else "0 <= number < 1"
+                raise ValueError(f"{name}: expected {limit}, came {value!r}")
+        require_seeds(self.seeds)
+
+    @classmethod
+    def quick(cls, **changes) -> "Config":
+        return cls(**changes)
+
+    @classmethod
+    def full(cls, **changes) -> "Config":
+        tasks = (
+            Task("MNIST", 600, (0, 1, 2, 4, 8, 16, 32, 64)),
+            Task("CIFAR-10", 250, (0, 10, 20, 30, 50, 100, 200, 500, 1100)),
+        )
+        return replace(cls(tasks=tasks), **changes)
+
+
+class Seen(NamedTuple):
+    """One kernel matrix looked at, for a network of L layers."""
+
+    within: Tensor  # [1 + L] mean over pairs of one class: the whole network, then each layer
+    across: Tensor  # [1 + L] mean over pairs of different classes
+    share: Tensor  # [L] of the trace
+    carried: Tensor  # [L] what each layer gives to the whole network's contrast
+    kernels: Tensor  # [1 + L, n, n] normalised
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One task: S seeds, E epochs, L layers; the axis of length 2 is that of `PROBES`."""
+
+    layers: tuple[str, ...]
+    accuracy: Tensor  # [S, E, 2]
+    loss: Tensor  # [S, E] on the training set
+    within: Tensor  # [S, E, 2, 1 + L]
+    across: Tensor  # [S, E, 2, 1 + L]
+    share: Tensor  # [S, E, 2, L]
+    carried: Tensor  # [S, E, 2, L]
+    pixels: Tensor  # [S, 2] contrast of the cosine between images
+    kernels: Tensor  # [E, 2, 1 + L, n, n] normalised, of the first seed
+    labels: Tensor  # [n]
+    networks: tuple[nn.Module, ...]  # S of them, trained
+
+    @property
+    def contrast(self) -> Tensor:
+        """Within less across, ``[S, E, 2, 1 + L]``; the whole network stands at place 0."""
+        return self.within - self.across
+
+    def whole(self, probes: str = PROBES[0]) -> Tensor:
+        """The whole network's contrast, ``[S, E]``."""
+        return self.contrast[:, :, PROBES.index(probes), 0]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured."""
+
+    config: Config
+    outcomes: dict[str, Outcome]
+
+
+def class_means(kernel: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean entry over pairs of one class, without the diagonal, and over pairs of two classes.
+
+    ``kernel`` is ``[n, n]``, ``y`` is ``[n]``. ValueError where a class has one image only, or
+    all have one class.
+
+    >>> k = torch.tensor([[1.0, 0.8, 0.1], [0.8, 1.0, 0.3], [0.1, 0.3, 1.0]])
+    >>> within, across = class_means(k, torch.tensor([4, 4, 7]))
+    >>> round(float(within), 3), round(float(across), 3)
+    (0.8, 0.2)
+    """
+    labels = as_labels(y, len(kernel)).to(kernel.device)
+    same = labels[:, None] == labels
+    pairs = same & ~torch.eye(len(kernel), dtype=torch.bool, device=kernel.device)
+    if not pairs.any():
+        raise ValueError("y must hold a class with two images, came one image of each class")
+    return kernel[pairs].mean(), kernel[~same].mean()
+
+
+def look(model: nn.Module, x: Tensor, y: Tensor) -> Seen:
+    """Means within and across classes, for the whole network and layer by layer."""
+    parts = torch.stack(list(kernels_by_layer(model, x).values())).double().cpu()
+    whole = parts.sum(0)
+    kernels = torch.stack([_normalised(k, k) for k in (whole, *parts)])
+    within, across = torch.tensor([class_means(k, y) for k in kernels]).T
+    gives = [class_means(_normalised(part, whole), y) for part in parts]
+    share = parts.diagonal(dim1=1, dim2=2).sum(1) / whole.trace()
+    carried = torch.tensor([w - a for w, a in gives])
+    return Seen(within, across, share, carried, kernels.float())
+
+
+def _normalised(kernel: Tensor, by: Tensor) -> Tensor:
+    roots = by.diagonal().sqrt()
+    return kernel / roots / roots[:, None]
+
+
+def samples(config: Config, task: Task, seed: int) -> tuple[data.Samples, data.Samples]:
+    """Training and held-out images ordered by class; a seed draws its own."""
+    source, generator = SOURCES[task.source][0], torch.Generator().manual_seed(seed)
+    train = source("train", per_class=task.per_class, generator=generator)
+    held = source("test", per_class=HELD_OUT, generator=generator)
+    std, mean = torch.std_mean(train.x) if config.standardised else (1.0, 0.0)
+    return tuple(
+        data.Samples(((x - mean) / std).to(memory_format=torch.channels_last), y)
+        for x, y in (train, held)
+    )
+
+
+def shown(images: data.Samples, count: int) -> data.Samples:
+    """The first `count` images of each class, of images ordered by class."""
+    each = len(images.y) // CLASSES
+    rows = (each * torch.arange(CLASSES)[:, None] + torch.arange(count)).flatten()
+    return data.Samples(images.x[rows], images.y[rows])
+
+
+def network(config: Config, task: Task, seed: int) -> nn.Sequential:
+    """The paper's network for a data set, before training."""
+    return channels_last(SOURCES[task.source][1](dropout=config.dropout, seed=seed))
+
+
+def train(
+    config: Config,
+    model: nn.Module,
+    images: data.Samples,
+    epochs: tuple[int, ...],
+    seed: int,
+    **how,
+) -> Iterator[int]:
+    """Train `model` in place by SGD with momentum on the cross entropy; yields each epoch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.rate, momentum=config.momentum)
+    loss, batch = losses.cross_entropy, config.batch
+    return fit(model, loss, optimizer, images, epochs=epochs, batch=batch, seed=seed, **how)
+
+
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train once for each task and seed; look at the kernel, layer by layer, at each epoch."""
+    outcomes = {}
+    for task in config.tasks:
+        found = []
+        for seed in tqdm(config.seeds, disable=not progress, desc=task.source):
+            keep = None if folder is None else folder / f"{task.source}-seed{seed}"
+            found.append(_one(config, task, seed, device, keep=keep, progress=progress))
+        outcomes[task.source] = _together(config, task, found)
+    return Result(config, outcomes)
+
+
+def _one(config: Config, task: Task, seed: int, device, **how) -> dict:
+    """One run: what was seen at each epoch, on the training images and on those held out."""
+    sides = [data.Samples(*(t.to(device) for t in side)) for side in samples(config, task, seed)]
+    probes = [shown(side, config.shown) for side in sides]
+    model = network(config, task, seed).to(device)
+    found = {"seen": [], "accuracy": [], "loss": []}
+    for _ in train(config, model, sides[0], task.epochs, seed, **how):
+        found["seen"].append([look(model, *probe) for probe in probes])
+        with torch.no_grad():
+            outputs = [model(x) for x, _ in sides]
+        rights = zip(outputs, sides, strict=True)
+        found["accuracy"].append(
+            [(f.argmax(1) == y).double().mean().item() for f, (_, y) in rights]
+        )
+        found["loss"].append(losses.cross_entropy(outputs[0], sides[0].y).mean().item())
+    pixels = []
+    for x, y in probes:
+        images = x.flatten(1).double()
+        pixels.append(class_means(_normalised(gram := images @ images.T, gram), y))
+    found["network"] = model.cpu()
+    found["pixels"] = [(within - across).item() for within, across in pixels]
+    return found
+
+
+def _together(config: Config, task: Task, found: list[dict]) -> Outcome:
+    def stacked(name: str) -> Tensor:
+        return torch.stack(
+            [
+                torch.stack([torch.stack([getattr(s, name) for s in e]) for e in f["seen"]])
+                for f in found
+            ]
+        )
+
+    layers = layer_names(network(config, task, 0))
+    measured = {name: stacked(name) for name in ("within", "across", "share", "carried")}
+    return Outcome(
+        layers=layers,
+        accuracy=torch.tensor([f["accuracy"] for f in found], dtype=torch.float64),
+        loss=torch.tensor([f["loss"] for f in found], dtype=torch.float64),
+        pixels=torch.tensor([f["pixels"] for f in found], dtype=torch.float64),
+        kernels=torch.stack([torch.stack([s.kernels for s in e]) for e in found[0]["seen"]]),
+        labels=torch.arange(CLASSES).repeat_interleave(config.shown),
+        networks=tuple(f["network"] for f in found),
+        **measured,
+    )
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """E3's numbers, on training images (first) and on images held out."""
+    settings = {}
+    for probes in PROBES:
+        values = []
+        for source in SOURCES:
+            contrast = result.outcomes[source].whole(probes)
+            values += [contrast[:, -1] / contrast[:, 0], contrast[:, -1]]
+        settings[f"{result.config.shown} {probes} a class"] = by_seed("E3", values)
+    return {"E3": settings}

@@ -1,0 +1,305 @@
+r"""T10: do the updates of a collapsing GAN move all latents together? (Cor. 4.2, Rem. 4.1)
+
+Generators of eight Gaussians on a ring are trained against a learned discriminator and recorded.
+For every step, the interpolation says how far that step's batch moved each query latent; the
+*coherence* of these moves is compared with how many of the modes the generator makes, and with the
+coherence of the feedback itself, before the kernel carried it.  The formula's two sides are checked
+where both densities are known (`known_densities`).
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pkbook.basics.checks import require_choice, require_whole
+from pkbook.generative import (
+    AdversarialRun,
+    GaussianMixture,
+    Learned,
+    coherence,
+    ring_of_gaussians,
+    train_generator,
+)
+from pkbook.lab.experiments.machinery.claims import claim
+from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
+from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.parts.known_densities import gaps
+from pkbook.problems.models import mlp
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is varied: rates of Adam, first beta of the generator's Adam, its hidden width."""
+
+    generator: float = 0.01
+    discriminator: float = 0.001
+    momentum: float = 0.5
+    width: int = 32
+
+
+COLLAPSING = Setting()
+SETTINGS = {
+    "healthy": Setting(0.002, 0.002),
+    "collapsing": COLLAPSING,
+    "slower generator": replace(COLLAPSING, generator=0.002),
+    "faster discriminator": replace(COLLAPSING, discriminator=0.01),
+    "more momentum": replace(COLLAPSING, momentum=0.9),
+    "wider generator": replace(COLLAPSING, width=64),
+}
+MAIN = ("healthy", "collapsing")
+NEAR = 3.0  # scales from its centre within which a point belongs to a mode
+COHERENCES = ("carried", "moved", "feedback")
+LEAST = 0.02  # share of the points that a mode must hold to count as covered
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. ``seeds`` are run for `MAIN`, the first ``few`` of them for the others."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    few: int = 2
+    steps: int = 200
+    every: int = 10
+    """Steps between two counts of modes, and what curves are averaged over."""
+    batch: int = 64
+    latents: int = 512
+    queries: int = 24
+    points: int = 500
+    scale: float = 0.15
+    nodes: int = 2
+    """Of the quadrature of each step."""
+    known_steps: int = 20
+    settings: tuple[str, ...] = tuple(SETTINGS)
+
+    def __post_init__(self) -> None:
+        for name in ("few", "steps", "every", "batch", "latents", "queries", "points", "nodes"):
+            require_whole(getattr(self, name), name)
+        require_seeds(self.seeds)
+        if self.steps % (4 * self.every):
+            raise ValueError(
+                f"steps: expected a multiple of four times every ({4 * self.every}), "
+                f"came {self.steps}"
+            )
+        if self.queries > self.batch:
+            raise ValueError(f"queries: expected at most batch ({self.batch}), came {self.queries}")
+        for name in self.settings:
+            require_choice(name, "settings", tuple(SETTINGS))
+        if not set(MAIN) <= set(self.settings):
+            raise ValueError(f"settings: expected {MAIN} among them, came {self.settings}")
+
+    @classmethod
+    def quick(cls, **changes) -> "Config":
+        return cls(**changes)
+
+    @classmethod
+    def full(cls, **changes) -> "Config":
+        bigger = cls(seeds=tuple(range(12)), few=6, steps=1200, queries=64, nodes=3, known_steps=60)
+        return replace(bigger, **changes)
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The seeds of a setting."""
+        return self.seeds if name in MAIN else self.seeds[: self.few]
+
+
+@dataclass(frozen=True)
+class Result:
+    """``{setting: [seeds, ...]}`` each; K steps, E = K / every blocks."""
+
+    config: Config
+    carried: dict[str, Tensor]
+    """Coherence of what each step's batch did to the queries, then and later, ``[S, K]``."""
+    moved: dict[str, Tensor]
+    """Coherence of how the queries moved in each step, whichever batch did it, ``[S, K]``."""
+    feedback: dict[str, Tensor]
+    """Coherence of the discriminator's feedback on as many points of the batch, ``[S, K]``."""
+    modes: dict[str, Tensor]
+    """Modes covered after each block, ``[S, E]``."""
+    made: dict[str, Tensor]
+    """Generated points at the end, ``[S, points, 2]``."""
+    gap: dict[str, Tensor]
+    """Largest relative gap of the interpolation, ``[S]``."""
+    known: Tensor
+    """Largest relative gap with known densities, ``[seeds]``."""
+
+    def late(self, values: Tensor) -> Tensor:
+        """Mean over the last three quarters of ``values [S, K or E]``, ``[S]``: the first is
+        the way from the start to the ring, on which everything moves together."""
+        return values[:, values.shape[1] // 4 :].double().mean(1)
+
+    def blocks(self, values: Tensor) -> Tensor:
+        """Means over blocks of steps, ``[S, E]``."""
+        return values.unflatten(1, (-1, self.config.every)).mean(2)
+
+    def ratio(self, name: str, what: str = "carried") -> Measured:
+        """Coherence of a setting over that of healthy runs of the same seeds."""
+        values = self._of(what)
+        top, bottom = self.late(values[name]), self.late(values["healthy"])
+        return over_seeds(top / bottom[: len(top)])
+
+    def rank_correlation(self, what: str = "carried") -> tuple[float, float]:
+        """Spearman's, of late coherence and late number of modes over all runs; its p-value."""
+        from scipy.stats import spearmanr  # takes a second to import
+
+        values = self._of(what)
+        pairs = [(self.late(values[s]), self.late(self.modes[s])) for s in values]
+        coherent, modes = (torch.cat(part) for part in zip(*pairs, strict=True))
+        found = spearmanr(coherent.numpy(), modes.numpy())
+        return float(found.statistic), float(found.pvalue)
+
+    def lagged(self, name: str, most: int = 4, what: str = "carried") -> Tensor:
+        r"""Correlation of coherence in block b with modes in block b + lag, ``[S, 2 most + 1]``.
+
+        Lags run from -most to most; where coherence leads, the strongest one is positive.
+        """
+        blocks, modes = self.blocks(self._of(what)[name]), self.modes[name].double()
+        return torch.stack([lagged(c, m, most) for c, m in zip(blocks, modes, strict=True)])
+
+    def _of(self, what: str) -> dict[str, Tensor]:
+        require_choice(what, "what", COHERENCES)
+        return getattr(self, what)
+
+
+def lagged(first: Tensor, second: Tensor, most: int) -> Tensor:
+    """Pearson's correlation of ``first[b]`` with ``second[b + lag]``, ``[2 most + 1]``; NaN where
+    one of them stands still."""
+    n = len(first)
+    require_whole(most, "most", least=0)
+    if n < most + 3:
+        raise ValueError(f"most: expected at most {n - 3} for {n} blocks, came {most}")
+    found = []
+    for lag in range(-most, most + 1):
+        pair = first[max(0, -lag) : n - max(0, lag)], second[max(0, lag) : n + min(0, lag)]
+        found.append(torch.corrcoef(torch.stack(pair).double())[0, 1])
+    return torch.stack(found)
+
+
+def covered(data: GaussianMixture, x: Tensor) -> int:
+    """How many modes hold at least 2 % of the points ``x [n, d]``, within three scales."""
+    mode = data.mode(x)
+    near = (x - data.means[mode]).norm(dim=1) < NEAR * data.scale
+    counts = torch.bincount(mode[near], minlength=len(data.means))
+    return int((counts >= LEAST * len(x)).sum())
+
+
+@dataclass
+class Watched:
+    """An adversary that also notes where the generator puts some latents, before each step."""
+
+    adversary: Learned
+    asked: Tensor
+    places: list[Tensor] = field(default_factory=list, init=False)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """As the adversary names them."""
+        return self.adversary.parts
+
+    @torch.no_grad()
+    def note(self, generator: nn.Module) -> None:
+        """Once more."""
+        self.places.append(generator(self.asked))
+
+    def __call__(self, generator: nn.Module, z: Tensor, x: Tensor, step: int) -> Tensor:
+        """What the adversary says."""
+        self.note(generator)
+        return self.adversary(generator, z, x, step)
+
+
+def train(
+    setting: Setting,
+    config: Config,
+    seed: int,
+    device: torch.device | str = "cpu",
+    asked: Tensor | None = None,
+) -> tuple[GaussianMixture, AdversarialRun, Tensor]:
+    """The ring, one recorded run in float64, and where it put ``asked [m, 2]`` before each step
+    and after the last, ``[K + 1, m, 2]``."""
+    ring = ring_of_gaussians(8, scale=config.scale)
+    ring = GaussianMixture(ring.means.double().to(device), config.scale)
+    draw = torch.Generator().manual_seed(seed)
+    z = torch.randn(config.latents, 2, generator=draw, dtype=torch.float64).to(device)
+    net = mlp(2, setting.width, setting.width, 2, activation="tanh", seed=seed)
+    net = net.double().to(device)
+    critic = mlp(2, 64, 64, 1, seed=100 + seed).double().to(device)
+    adam = partial(torch.optim.Adam, betas=(0.5, 0.999))
+    adversary = Learned(
+        critic,
+        adam(critic.parameters(), setting.discriminator),
+        lambda n: ring.sample(n, generator=draw).to(device),
+    )
+    optimizer = torch.optim.Adam(
+        net.parameters(), setting.generator, betas=(setting.momentum, 0.999)
+    )
+    watched = Watched(adversary, z[:1] if asked is None else asked)
+    made = train_generator(
+        net, watched, z, optimizer,
+        steps=config.steps, batch=config.batch, seed=seed, every=config.every,
+    )  # fmt: skip
+    watched.note(net)
+    return ring, made, torch.stack(watched.places)
+
+
+def measure(
+    setting: Setting, config: Config, seed: int, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Every number of one run, by field of `Result`."""
+    draw = torch.Generator().manual_seed(10_000 + seed)
+    shape = config.points, 2
+    asked = torch.randn(shape, generator=draw, dtype=torch.float64).to(device)
+    ring, made, places = train(setting, config, seed, device, asked)
+    told = made.run.interpolate(asked[: config.queries], nodes=config.nodes, tolerance=None)
+    pulls = made.feedback.sum(1)[:, : config.queries]
+    found = {
+        "carried": coherence(made.by_step(told)),
+        "moved": coherence(places.diff(dim=0)[:, : config.queries]),
+        "feedback": coherence(pulls),
+        "modes": torch.tensor([covered(ring, x) for x in places[config.every :: config.every]]),
+        "made": places[-1],
+        "gap": told.completeness.max(),
+    }
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train and take apart every setting with every seed; then the known densities."""
+    jobs = [(name, seed) for name in config.settings for seed in config.seeds_of(name)]
+    rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in config.settings}
+    for name, seed in tqdm(jobs, disable=not progress, desc="runs"):
+        path = None if folder is None else folder / f"{name.replace(' ', '-')}-{seed}.pt"
+        job = partial(measure, SETTINGS[name], config, seed, device)
+        rows[name].append(remembered(path, job))
+    fields = {
+        what: {name: torch.stack([row[what] for row in found]) for name, found in rows.items()}
+        for what in ("carried", "moved", "feedback", "modes", "made", "gap")
+    }
+    known = [max(gaps(seed, config.known_steps).values()) for seed in config.seeds[: config.few]]
+    return Result(config, **fields, known=torch.tensor(known))
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """T10: moves booked to the batch that caused them, and to the step in which they happened;
+    both again for a generator with more momentum."""
+    gap, ratio = (c.name for c in claim("T10").criteria)
+    known = over_seeds(result.known)
+    texts = {
+        "carried": "moves booked to the batch that caused them",
+        "moved": "moves booked to the step in which they happen",
+    }
+    names = [name for name in ("collapsing", "more momentum") if name in result.carried]
+    rows = {
+        text if name == "collapsing" else f"{text}, {name}": result.ratio(name, what)
+        for name in names
+        for what, text in texts.items()
+    }
+    return {"T10": {text: {gap: known, ratio: found} for text, found in rows.items()}}

@@ -1,0 +1,403 @@
+r"""E9 and E10: ring and disk under four optimizers (arXiv 2603.13872, Appendix D, Figures 9, 10).
+
+The task of E1 (`neighbours`) with the squared loss, under which E1 holds, trained by SGD, momentum
+(SGDM), RMSprop and Adam. E9 counts neighbours of the same label under the normalised kernel, after
+equally many epochs and at equal training loss. E10 follows single entries of that kernel: between
+a point and itself, a point of its class, two points of the other class.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pkbook.function_space.diagnostics import homogeneity
+from pkbook.kernels import normalised_kernel
+from pkbook.lab import plots
+from pkbook.lab.experiments import neighbours
+from pkbook.lab.experiments.machinery.claims import by_seed
+from pkbook.lab.experiments.machinery.results import Numbers, over_seeds
+from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.problems import data, losses, models
+from pkbook.runs.recording import batches
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.4),  # as in E1
+    "SGDM": lambda p: torch.optim.SGD(p, lr=0.04, momentum=0.9),  # 0.4 in the averaging form
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "Adam": lambda p: torch.optim.Adam(p, lr=1e-3),
+}
+ALIKE, APART = 0.8, 0.3  # the paper's Figure 10: same class above, other class below
+WIDTH, BINS = 0.2, 9  # of the distances in the plane, 0 to 1.8
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. `quick()` takes seconds on a CPU; `full()` is five times longer, with ten seeds."""
+
+    optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
+    widths: tuple[int, ...] = (64, 64, 64)
+    samples: int = 600
+    neighbours: int = 100
+    batch: int = 30
+    epochs: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50, 100, 200)
+    loss: float = 0.005
+    """Where optimizers are compared at equal training loss: a hundredth of the loss of f = 0."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        for name in self.optimizers:
+            if name not in OPTIMIZERS:
+                raise ValueError(
+                    f"optimizers: expected some of {', '.join(OPTIMIZERS)}, came {name!r}"
+                )
+        if not self.optimizers or not self.seeds:
+            raise ValueError("optimizers, seeds: expected at least one of each")
+        if not self.epochs or list(self.epochs) != sorted(set(self.epochs)) or self.epochs[0] != 0:
+            raise ValueError(
+                f"epochs: expected increasing whole numbers from 0, came {self.epochs}; "
+                "write (0, 10, 100)"
+            )
+        if not 0 < self.neighbours < self.samples:
+            raise ValueError(
+                f"neighbours: expected 1 to {self.samples - 1}, as there are {self.samples} "
+                f"samples, came {self.neighbours}"
+            )
+        if not 0 < self.batch <= self.samples:
+            raise ValueError(f"batch: expected 1 to {self.samples}, came {self.batch}")
+
+    @classmethod
+    def quick(cls, **changes) -> "Config":
+        return cls(**changes)
+
+    @classmethod
+    def full(cls, **changes) -> "Config":
+        full = cls(epochs=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), seeds=tuple(range(10)))
+        return replace(full, **changes)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured for O optimizers, S seeds, E epochs, H bins of distance in the plane."""
+
+    config: Config
+    share: Tensor  # [O, S, E] of same-label points among the nearest under the normalised kernel
+    loss: Tensor  # [O, S, E] on all training points
+    accuracy: Tensor  # [O, S, E]
+    level_epoch: Tensor  # [O, S] first epoch at whose end the loss is at most config.loss, or NaN
+    level_share: Tensor  # [O, S] the share at that epoch
+    between: Tensor  # [O, S, E, 4, 4] normalised kernel between the four anchors
+    same: Tensor  # [O, S, E, H] mean kernel of pairs of one class, by distance in the plane
+    cross: Tensor  # [O, S, E, H] the same for pairs of two classes
+    alike: Tensor  # [O, S, E, H] share of the pairs of one class above ALIKE
+    apart: Tensor  # [O, S, E, H] share of the pairs of two classes below APART
+    x: Tensor  # [n, 2] points of the first seed
+    y: Tensor  # [n, 1]
+    kernels: Tensor  # [O, n, n] normalised kernels of the first seed at the end
+    outputs: Tensor  # [O, GRID, GRID] outputs over EXTENT of the first seed at the end
+
+    @property
+    def distance(self) -> Tensor:
+        """Middles of the bins, ``[H]``."""
+        return (torch.arange(BINS) + 0.5) * WIDTH
+
+    def at(self, epoch: int) -> int:
+        """The place of an epoch along E."""
+        return self.config.epochs.index(epoch)
+
+
+def train(
+    config: Config, name: str, nets: Sequence[nn.Sequential], x: Tensor, y: Tensor
+) -> Iterator[int]:
+    """Train a network for each seed on its own `x[s], y[s]`; yield the number of every epoch.
+
+    `nets` follow in place. They train side by side, every parameter a stack over the seeds: these
+    optimizers work entry by entry, so a step on the stack is a step on each.
+    """
+    parts = zip(*(net.parameters() for net in nets), strict=True)
+    stacks = [nn.Parameter(torch.stack(part).detach()) for part in parts]
+    for s, net in enumerate(nets):
+        for parameter, stack in zip(net.parameters(), stacks, strict=True):
+            parameter.data = stack.data[s]
+    optimizer = OPTIMIZERS[name](stacks)
+    steps, last = x.shape[1] // config.batch, config.epochs[-1]
+    count = {"size": config.batch, "steps": steps * last}
+    draws = zip(*(batches(x.shape[1], **count, seed=s) for s in config.seeds), strict=True)
+    seed = torch.arange(len(nets)).unsqueeze(1)
+    for epoch in range(last + 1):
+        yield epoch
+        for chosen in islice(draws, steps):
+            batch = seed, torch.stack(chosen)
+            optimizer.zero_grad()
+            f = _side_by_side(nets[0], stacks, x[batch])
+            loss = losses.squared(f.flatten(0, 1), y[batch].flatten(0, 1))
+            (loss.sum() / config.batch).backward()
+            optimizer.step()
+
+
+def _side_by_side(net: nn.Sequential, stacks: list[nn.Parameter], a: Tensor) -> Tensor:
+    """Outputs ``[S, n, 1]`` at ``a [S, n, 2]`` of the networks with these stacks of parameters."""
+    left = iter(stacks)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            weight, bias = next(left), next(left)
+            a = torch.baddbmm(bias.unsqueeze(1), a, weight.mT)
+        else:
+            a = layer(a)
+    return a
+
+
+def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Means over pairs at about one distance in the plane, ``[4, H]``.
+
+    Rows: the kernel in pairs of one class, in pairs of two classes, the share of the former above
+    `ALIKE`, of the latter below `APART`. NaN where a bin holds no pair.
+    """
+    alike, apart = y == y.T, ~torch.eye(len(x), dtype=torch.bool)
+    bins = (torch.cdist(x, x) / WIDTH).long().clamp_max(BINS)
+    place = (2 * bins + alike)[apart]  # no pair of a point with itself
+
+    def mean(values: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.bincount(place, values[apart].double(), minlength=2 * BINS + 2)
+        means = (sums / torch.bincount(place, minlength=2 * BINS + 2)).float()
+        return means.reshape(-1, 2)[:BINS].unbind(1)
+
+    (cross, same), (_, above), (below, _) = map(mean, (kernel, kernel > ALIKE, kernel < APART))
+    return torch.stack([same, cross, above, below])
+
+
+def follow(config: Config, name: str, device: torch.device | str) -> dict[str, Tensor]:
+    """All seeds of one optimizer: what is measured at each epoch, and where the loss is level.
+
+    "scalars" (share, loss, accuracy) ``[S, E, 3]``, "between" (the kernel between the anchors)
+    ``[S, E, 4, 4]``, "pairs" (profiles over distance) ``[S, E, 4, H]``, "level" ``[S, 2]``; of the
+    first seed the points, and kernel and outputs at the end.
+    """
+    seeds = [torch.Generator().manual_seed(seed) for seed in config.seeds]
+    points = [data.ring_and_disk(config.samples, generator=seed) for seed in seeds]
+    x, y = (torch.stack(part).to(device) for part in zip(*points, strict=True))
+    nets = [models.mlp(2, *config.widths, 1, seed=seed).to(device) for seed in config.seeds]
+    looks = [_Look(config, *one) for one in zip(nets, x, y, strict=True)]
+    for epoch in train(config, name, nets, x, y):
+        for look in looks:
+            look(epoch)
+    keys = ("scalars", "between", "pairs")
+    rows = [map(torch.stack, zip(*look.rows, strict=True)) for look in looks]
+    found = dict(zip(keys, map(torch.stack, zip(*rows, strict=True)), strict=True))
+    end = {"x": x[0], "y": y[0], "outputs": neighbours._over_the_plane(nets[0])}
+    found |= {"level": torch.stack([look.level for look in looks]), "kernel": looks[0].kernel}
+    return found | {key: value.cpu() for key, value in end.items()}
+
+
+class _Look:
+    """One network's measurements, epoch after epoch."""
+
+    def __init__(self, config: Config, net: nn.Module, x: Tensor, y: Tensor) -> None:
+        self.config, self.net, self.x, self.y = config, net, x, y
+        self.places = list(neighbours.anchors(x.cpu(), y.cpu()).values())
+        self.rows: list[tuple[Tensor, ...]] = []
+        self.level = torch.full((2,), torch.nan)
+
+    def __call__(self, epoch: int) -> None:
+        f = self.net(self.x).detach()
+        loss = losses.squared(f, self.y).mean()
+        reached = bool(self.level.isnan().all() and loss <= self.config.loss)
+        if not reached and epoch not in self.config.epochs:
+            return
+        self.kernel = normalised_kernel(self.net, self.x).cpu()
+        share = homogeneity(self.kernel, self.y, self.config.neighbours).mean()
+        if reached:
+            self.level = torch.stack([torch.tensor(float(epoch)), share])
+        if epoch in self.config.epochs:
+            right = (f * self.y > 0).float().mean()
+            between = self.kernel[self.places][:, self.places]
+            scalars = torch.stack([share, loss.cpu(), right.cpu()])
+            pairs = by_distance(self.kernel, self.x.cpu(), self.y.cpu())
+            self.rows.append((scalars, between, pairs))
+
+
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train once for each optimizer and seed; every seed has its own points and start."""
+    seeds, found = "-".join(map(str, config.seeds)), []
+    for name in tqdm(config.optimizers, disable=not progress, desc="optimizers"):
+        path = None if folder is None else folder / f"{name}-{seeds}.pt"
+        found.append(remembered(path, partial(follow, config, name, device)))
+
+    def every(key: str) -> Tensor:
+        return torch.stack([one[key] for one in found])
+
+    return Result(
+        config,
+        *every("scalars").unbind(3),
+        *every("level").unbind(2),
+        every("between"),
+        *every("pairs").unbind(3),
+        found[0]["x"],
+        found[0]["y"],
+        every("kernel"),
+        every("outputs"),
+    )
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """E9's numbers by optimizer and E10's over all of them, one a seed."""
+    ends = {
+        name: over_seeds(share)
+        for name, share in zip(result.config.optimizers, result.share[:, :, -1], strict=True)
+    }
+    return {
+        "E9": {f"squared loss, {result.config.epochs[-1]} epochs": ends},
+        "E10": {
+            "the paper's points, over all anchors": _curve_ends(result, result.between[:, :, -1]),
+            f"pairs within {NEAR:g} in the plane": _near_ends(result),
+        },
+    }
+
+
+NEAR = 0.4  # distance in the plane up to which E10's condition takes pairs of one class
+
+
+def _curve_ends(result: Result, between: Tensor) -> Numbers:
+    """Mean kernel over optimizers and pairs of the four anchors, one value a seed."""
+    labels = torch.tensor([label for _, label, _ in neighbours.SPOTS])
+    alike = labels[:, None] == labels
+    other = ~torch.eye(4, dtype=torch.bool)
+    values = (
+        between.diagonal(dim1=-2, dim2=-1).mean((0, 2)),
+        between[..., alike & other].mean((0, 2)),
+        between[..., ~alike].mean((0, 2)),
+    )
+    return by_seed("E10", values)
+
+
+def _near_ends(result: Result) -> Numbers:
+    """The same over all pairs that are near in the plane."""
+    near = result.distance <= NEAR
+    itself = result.between[:, :, -1].diagonal(dim1=-2, dim2=-1).mean((0, 2))
+    same, cross = (
+        values[:, :, -1][..., near].nanmean((0, 2)) for values in (result.same, result.cross)
+    )
+    return by_seed("E10", (itself, same, cross))
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {
+        "regions": draw_regions(result),
+        "curves": draw_curves(result),
+        "distance": draw_distance(result),
+    }
+
+
+# ---- pictures -------------------------------------------------------------------------------
+
+
+def draw_regions(result: Result, anchor: str = "disk edge") -> Figure:
+    """Figure 9: above the decision region of each optimizer, below one anchor's nearest."""
+    names = result.config.optimizers
+    x, y, count = result.x, result.y, result.config.neighbours
+    fig, axes = plots.figure(2, len(names), width=7.5, height=4.3, squeeze=False)
+    place = neighbours.anchors(x, y)[anchor]
+    for (top, bottom), name, f, kernel in zip(
+        axes.T, names, result.outputs, result.kernels, strict=True
+    ):
+        plots.decision_region(top, f.clamp(-1, 1), neighbours.EXTENT)
+        for label, marker in plots.CLASS_MARKERS.items():
+            mine = x[y[:, 0] == label]
+            dots = top.scatter(*mine.T, s=2, marker=marker, color=plots.CLASS_COLOURS[label])
+            dots.set_linewidth(0)
+            plots.rasterise(dots)
+        top.set(title=name, xticks=[], yticks=[])
+        near = neighbours.nearest(kernel, count)[place]
+        neighbours.panel(bottom, x, y, place, near)
+        bottom.set_xlabel(f"{int((y[near] == y[place]).sum())} of {count} alike", fontsize=10)
+    return fig
+
+
+CURVES = {  # what Figure 10 follows from one anchor: colour, line, marker
+    "itself": ("black", "-", None),
+    "same class": (plots.PLUS, "-", "o"),
+    "other class": (plots.MINUS, "--", "s"),
+}
+
+
+def curves(result: Result, anchor: str) -> dict[str, Tensor]:
+    """Kernel between an anchor and itself, the other of its class, the other class's two.
+
+    Each ``[O, S, E]``; the two of the other class are kept apart ``[2, O, S, E]``.
+    """
+    names, labels = zip(*((name, label) for name, label, _ in neighbours.SPOTS), strict=True)
+    here = names.index(anchor)
+    row = result.between[..., here, :]
+    same = next(j for j in range(4) if j != here and labels[j] == labels[here])
+    other = [j for j in range(4) if labels[j] != labels[here]]
+    return {
+        "itself": row[..., here],
+        "same class": row[..., same],
+        "other class": torch.stack([row[..., j] for j in other]),
+    }
+
+
+def draw_curves(result: Result, anchor: str = "disk edge") -> Figure:
+    """Figure 10: the kernel from one anchor over training, mean and range over the seeds."""
+    names, epochs = result.config.optimizers, result.config.epochs
+    fig, axes = plots.figure(2, 2, height=5.4, sharex=True, sharey=True)
+    for ax, o in zip(axes.flat, range(len(names)), strict=True):
+        for kind, values in curves(result, anchor).items():
+            for line in values[:, o] if kind == "other class" else values[o][None]:
+                _band(ax, epochs, line, *CURVES[kind], label=kind)
+        for level in (ALIKE, APART):
+            ax.axhline(level, color=plots.NEUTRAL, linewidth=0.9, linestyle=":")
+        ax.set(title=names[o], ylim=(-0.3, 1.08))
+        ax.set_xscale("symlog", linthresh=1)
+        ticks = [t for t in (0, 1, 10, 100, 1000) if t <= epochs[-1]]
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
+        ax.set_xlim(0, epochs[-1])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    fig.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3)
+    for ax in axes[1]:
+        ax.set_xlabel("epoch")
+    return fig
+
+
+def _band(ax: Axes, epochs, values: Tensor, colour, line, marker, label) -> None:
+    """Mean over the seeds ``[S, E]``, and their range as a band."""
+    low, high = values.min(0).values, values.max(0).values
+    ax.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.plot(epochs, values.mean(0), line, marker=marker, color=colour, label=label)
+
+
+def draw_distance(result: Result, epoch: int | None = None) -> Figure:
+    """What decides: the kernel against distance in the plane, pairs of one and of two classes."""
+    e = -1 if epoch is None else result.at(epoch)
+    fig, axes = plots.figure(1, 2, height=4, sharey=True)
+    titles = "pairs of one class", "pairs of two classes"
+    for ax, values, title, level in zip(
+        axes, (result.same, result.cross), titles, (ALIKE, APART), strict=True
+    ):
+        start = values[:, :, 0].mean((0, 1))
+        ax.plot(result.distance, start, color=plots.NEUTRAL, label="before training")
+        for o, (name, marker) in enumerate(zip(result.config.optimizers, "osD^", strict=False)):
+            mean = values[o, :, e].nanmean(0)
+            ax.plot(result.distance, mean, "--", marker=marker, color=plots.PALETTE[o], label=name)
+        ax.axhline(level, color="black", linewidth=0.9, linestyle=":")
+        ax.set(title=title, xlabel="distance in the plane", ylim=(-0.1, 1.05), xlim=(0, 1.8))
+    axes[0].set_ylabel(r"mean $\hat K$")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1)
+    return fig

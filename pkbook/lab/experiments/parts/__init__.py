@@ -1,0 +1,1 @@
+"""Parts of experiments that a chapter shows by themselves, and that several experiments use."""

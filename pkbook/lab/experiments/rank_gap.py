@@ -1,0 +1,399 @@
+r"""E8: a unit that no training input switches on (arXiv 2603.13872, Section 5.4, Figures 7 and 8).
+
+Networks of :mod:`pkbook.experiments.relu_line` are trained twice on the same samples in [-1, 1].
+Once the thresholds of all units start inside that interval, once the last one starts outside, at
+1.2; nothing else is changed.  Test inputs reach to 1.5.  The paper's numbers are lost; these are
+ours, and :func:`sweep` shows what hangs on them.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pkbook.basics.checks import is_finite_number, require_choice, require_whole
+from pkbook.lab import plots
+from pkbook.lab.experiments.machinery.claims import claim
+from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
+from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.parts import relu_line
+from pkbook.lab.experiments.parts.relu_line import TRAINED
+
+PLACES = ("inside", "outside")
+TARGETS = ("teacher", "parabola", "sine")
+LEFT, EDGE = -1.0, 1.0  # of the training interval
+NEAR, FAR = 0.85, 0.6
+"""How far the thresholds are spread at the start: close to the teacher's, or bunched together."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings. `quick()` takes a second on a CPU; `full()` runs longer, with a hundred seeds."""
+
+    units: int = 8
+    samples: int = 80
+    tests: int = 125
+    """Test inputs from the left end to `reach`."""
+    reach: float = 1.5
+    outside: float = 1.2
+    """Where the last threshold starts in the second placement."""
+    target: str = "teacher"
+    """A network of the same kind with its thresholds inside, (x + 1)^2 / 2, or sin 3x."""
+    spread: float = NEAR
+    """Share of the training interval over which the thresholds are spread at the start."""
+    trained: str = "biases"
+    """What moves: the biases alone, or both biases and output weights."""
+    rate: float = 0.8
+    """The learning rate is this over `units`: the curvature grows with their number."""
+    steps: int = 3000
+    looks: int = 16
+    """At about so many moments a run is looked at."""
+    tolerance: float = 1e-6
+    seeds: tuple[int, ...] = tuple(range(20))
+
+    def __post_init__(self) -> None:
+        for name, least in (("units", 2), ("samples", 2), ("tests", 2), ("steps", 1), ("looks", 2)):
+            require_whole(getattr(self, name), name, least)
+        require_choice(self.target, "target", TARGETS)
+        require_choice(self.trained, "trained", TRAINED)
+        if not EDGE <= self.outside < self.reach:
+            raise ValueError(
+                f"outside must lie between {EDGE:g}, where the training inputs end, and "
+                f"reach={self.reach:g}, where the test inputs end, got {self.outside:g}"
+            )
+        for name, most in (("spread", 1.0), ("rate", math.inf), ("tolerance", 1.0)):
+            value = getattr(self, name)
+            if not is_finite_number(value) or not 0 < value <= most:
+                bound = "" if most == math.inf else f" of at most {most:g}"
+                raise ValueError(f"{name} must be a positive number{bound}, got {value!r}")
+        if not self.seeds:
+            raise ValueError("seeds must hold at least one, got none; write (0, 1, 2)")
+
+    @classmethod
+    def quick(cls, **changes) -> "Config":
+        return cls(**changes)
+
+    @classmethod
+    def full(cls, **changes) -> "Config":
+        return replace(cls(steps=30_000, looks=24, seeds=tuple(range(100))), **changes)
+
+    @property
+    def moments(self) -> list[int]:
+        """Steps at which a run is looked at: the start, then evenly on a logarithmic scale."""
+        spread = torch.logspace(0, math.log10(self.steps), self.looks - 1, dtype=torch.float64)
+        return sorted({0, self.steps} | {int(k) for k in spread})
+
+    @property
+    def aim(self) -> str:
+        """The target, in words; a teacher with the distance of the start from it."""
+        if self.target != "teacher":
+            return {"parabola": "target (x+1)²/2", "sine": "target sin 3x"}[self.target]
+        return "teacher near the start" if self.spread >= NEAR else "teacher far from the start"
+
+    @property
+    def setting(self) -> str:
+        """In words, for the table of results."""
+        moving = "biases" if self.trained == "biases" else "biases and output weights"
+        return f"{self.aim}, {self.units} units, {moving} trained"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Two placements P, S seeds, E moments, H units."""
+
+    config: Config
+    thresholds: Tensor  # [P, S, E, H]
+    weights: Tensor  # [P, S, E, H]
+    train_loss: Tensor  # [P, S, E]
+    test_loss: Tensor  # [P, S, E]
+    ranks: Tensor  # [P, S, E, 2] of the empirical and of the mixture tangent matrix
+    pull: Tensor  # [P, S, H] largest entry that a unit's gradient ever had, without sign
+
+    @property
+    def gap(self) -> Tensor:
+        """Rank gaps ``[P, S, E]``."""
+        return self.ranks[..., 1] - self.ranks[..., 0]
+
+    @property
+    def ratio(self) -> Tensor:
+        """Test loss at the end, outside over inside, ``[S]``."""
+        inside, outside = self.test_loss[..., -1]
+        return outside / inside
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the runs of all seeds start, and the target "teacher"."""
+
+    thresholds: Tensor  # [P, S, H]
+    weights: Tensor  # [S, H], plus or minus one
+    teacher: Tensor  # [S, H], thresholds of the teacher; its weights are the same
+
+
+def start(config: Config) -> Start:
+    """The training interval is cut into H cells, each with one threshold of the teacher.
+
+    It lies at least a tenth away from the ends of its cell.  The units start in the middles of
+    their cells, all drawn together by ``config.spread``; outside, the last one starts at
+    ``config.outside`` instead.
+    """
+    signs, places = [], []
+    for seed in config.seeds:
+        generator = torch.Generator().manual_seed(seed)
+        signs.append(2 * torch.randint(2, (config.units,), generator=generator).double() - 1)
+        places.append(0.1 + 0.8 * torch.rand(config.units, generator=generator).double())
+    cells, width = torch.arange(config.units).double(), (EDGE - LEFT) / config.units
+    middles = config.spread * (LEFT + width * (cells + 0.5))
+    thresholds = middles.repeat(2, len(config.seeds), 1)
+    thresholds[1, :, -1] = config.outside
+    return Start(thresholds, torch.stack(signs), LEFT + width * (cells + torch.stack(places)))
+
+
+def inputs(config: Config) -> tuple[Tensor, Tensor]:
+    """Training and test inputs ``[N]`` and ``[M]``: midpoints of equal parts."""
+    parts = ((config.samples, EDGE), (config.tests, config.reach))
+    return tuple(
+        LEFT + (end - LEFT) * (torch.arange(n, dtype=torch.float64) + 0.5) / n for n, end in parts
+    )
+
+
+def wanted(config: Config, x: Tensor) -> Tensor:
+    """What the networks of each seed are to learn, ``[S, n]``."""
+    if config.target == "teacher":
+        begun = start(config)
+        return relu_line.outputs(begun.teacher, begun.weights, x)
+    y = (x - LEFT).square() / 2 if config.target == "parabola" else torch.sin(3 * x)
+    return y.repeat(len(config.seeds), 1)
+
+
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """Both placements for every seed."""
+    path = None if folder is None else folder / "run.pt"
+    found = remembered(path, lambda: _trained(config, torch.device(device), progress))
+    return Result(config, **found)
+
+
+def _trained(config: Config, device: torch.device, progress: bool) -> dict[str, Tensor]:
+    both = torch.cat(inputs(config))
+    begun, y = start(config), wanted(config, both).to(device)
+    both, n = both.to(device), config.samples
+    steps = relu_line.descend(
+        begun.thresholds.to(device),
+        begun.weights.repeat(2, 1, 1).to(device),
+        both[:n],
+        y[:, :n],
+        rate=config.rate / config.units,
+        steps=config.steps,
+        trained=config.trained,
+    )
+    rows, pull, moments = [], torch.zeros_like(begun.thresholds, device=device), config.moments
+    for k, t, a, gradient in tqdm(steps, total=config.steps + 1, disable=not progress):
+        pull = torch.maximum(pull, gradient)
+        if k in moments:
+            miss = (relu_line.outputs(t, a, both) - y).square() / 2
+            losses = miss[..., :n].mean(-1), miss[..., n:].mean(-1)
+            phi = relu_line.features(t, a, both, config.trained)
+            rows.append((t, a, *losses, relu_line.ranks(phi, n, config.tolerance)))
+    names = "thresholds", "weights", "train_loss", "test_loss", "ranks"
+    columns = (torch.stack(column, 2).cpu() for column in zip(*rows, strict=True))
+    return dict(zip(names, columns, strict=True)) | {"pull": pull.cpu()}
+
+
+def sweep(config: Config, units: tuple[int, ...] = (4, 8, 16)) -> list[Result]:
+    """Other targets and starts, other trained parameters, other numbers of units; all seeds each.
+
+    The order: biases first, within them the teacher near and far, the parabola, the sine.
+    """
+    aims = (("teacher", NEAR), ("teacher", FAR), ("parabola", NEAR), ("sine", NEAR))
+    return [
+        run(replace(config, units=count, target=target, spread=spread, trained=trained))
+        for trained, (target, spread), count in product(TRAINED, aims, units)
+    ]
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """E8's numbers, one a seed; ratios of losses are averaged on a logarithmic scale."""
+    ratio = result.ratio
+    middle = ratio.log().mean().exp().item()
+    numbers = (
+        over_seeds(result.gap[0].max(1).values),
+        over_seeds(result.gap[1].min(1).values),
+        over_seeds(result.pull[1, :, -1]),
+        Measured(middle, ratio.min().item(), ratio.max().item(), len(ratio)),
+    )
+    names = (c.name for c in claim("E8").criteria)
+    return {"E8": {result.config.setting: dict(zip(names, numbers, strict=True))}}
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {
+        "thresholds": draw(result),
+        "fits": draw_fit(result),
+        "ranks": draw_ranks(result),
+        "losses": draw_losses(result),
+        "regimes": draw_regimes(result),
+    }
+
+
+# ---- pictures -------------------------------------------------------------------------------
+
+
+def _pair(**axes) -> tuple[Figure, list[Axes]]:
+    """A panel for each placement, one above the other: readable on a phone."""
+    fig, panels = plots.figure(2, 1, height=5.4, sharex=True, sharey=True, **axes)
+    for ax, place in zip(panels, PLACES, strict=True):
+        ax.set_title("all thresholds inside" if place == "inside" else "one threshold outside")
+    return fig, list(panels)
+
+
+def training_interval(ax: Axes, *, along: str = "x") -> None:
+    """Shade where the training inputs lie."""
+    shade = ax.axvspan if along == "x" else ax.axhspan
+    shade(LEFT, EDGE, color=plots.PALETTE[2], alpha=0.15, linewidth=0)
+
+
+@plots.style()
+def draw(result: Result, seed: int = 0) -> Figure:
+    """Figure 7: the thresholds over training, of one seed; ticks on the right are the teacher's."""
+    fig, panels = _pair()
+    config, moments = result.config, result.config.moments
+    for p, ax in enumerate(panels):
+        training_interval(ax, along="y")
+        for j in range(config.units):
+            last = j == config.units - 1
+            line = "--" if last and p == 1 else "-"
+            colour = plots.PLUS if last else plots.MINUS
+            ax.plot(moments, result.thresholds[p, seed, :, j], line, color=colour)
+        if config.target == "teacher":
+            ends = start(config).teacher[seed]
+            ax.plot([config.steps] * len(ends), ends, "<", color="black", markersize=5)
+        ax.set(ylabel="threshold", xlim=(0, config.steps * 1.5))
+        _logarithmic(ax, config)
+    panels[-1].set_xlabel("step")
+    return fig
+
+
+def _logarithmic(ax: Axes, config: Config) -> None:
+    ax.set_xscale("symlog", linthresh=1)
+    ticks = [t for t in (0, 1, 10, 100, 1000, 10_000) if t <= config.steps]
+    ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    ax.minorticks_off()
+
+
+@plots.style()
+def draw_fit(result: Result, seed: int = 0) -> Figure:
+    """Figure 7: what both networks of one seed have learned, beyond the training interval too."""
+    config = result.config
+    fig, panels = _pair()
+    x = torch.linspace(LEFT, config.reach, 401, dtype=torch.float64)
+    for p, ax in enumerate(panels):
+        training_interval(ax)
+        t, a = result.thresholds[p, seed, -1], result.weights[p, seed, -1]
+        ax.plot(x, wanted(config, x)[seed], color=plots.NEUTRAL, linewidth=4, label="target")
+        ax.plot(x, relu_line.outputs(t, a, x), color="black", label="network")
+        ax.plot(t, relu_line.outputs(t, a, t), "o", color=plots.MINUS, label="thresholds")
+        ax.plot(t[-1:], relu_line.outputs(t, a, t[-1:]), "D", color=plots.PLUS, label="last one")
+        ax.set_ylabel("$f(x)$")
+    panels[-1].set_xlabel("input $x$")
+    handles, labels = panels[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=4, columnspacing=1)
+    return fig
+
+
+@plots.style()
+def draw_ranks(result: Result) -> Figure:
+    """Figure 7: ranks of both tangent matrices over training, mean and range over the seeds."""
+    fig, panels = _pair()
+    for p, ax in enumerate(panels):
+        for r, (name, line, marker) in enumerate(
+            (("training inputs", "-", "o"), ("with test inputs", "--", "s"))
+        ):
+            values = result.ranks[p, :, :, r].double()
+            _band(ax, result.config.moments, values, plots.PALETTE[r], line, marker, name)
+        low, high = result.ranks.min().item(), result.ranks.max().item()
+        ax.set(ylabel="rank", yticks=range(low, high + 1), ylim=(low - 0.3, high + 0.3))
+        _logarithmic(ax, result.config)
+    panels[-1].set_xlabel("step")
+    handles, labels = panels[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=2)
+    return fig
+
+
+@plots.style()
+def draw_losses(result: Result) -> Figure:
+    """Figure 7: training and test loss of both placements, median and range over the seeds."""
+    fig, panels = plots.figure(2, 1, height=5.4, sharex=True, sharey=True)
+    for ax, title, values in zip(
+        panels, ("training loss", "test loss"), (result.train_loss, result.test_loss), strict=True
+    ):
+        for p, (place, marker) in enumerate(zip(PLACES, "os", strict=True)):
+            colour, line = plots.PALETTE[p], "-" if p == 0 else "--"
+            _band(ax, result.config.moments, values[p], colour, line, marker, place)
+        ax.set(title=title, yscale="log", ylabel="loss")
+        _logarithmic(ax, result.config)
+    panels[-1].set_xlabel("step")
+    handles, labels = panels[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=2)
+    return fig
+
+
+def _band(ax: Axes, steps, values: Tensor, colour: str, line: str, marker: str, label: str) -> None:
+    """Median over the seeds ``[S, E]``, and their range as a band."""
+    low, high = values.min(0).values, values.max(0).values
+    ax.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+    middle = values.quantile(0.5, dim=0)
+    ax.plot(steps, middle, line, marker=marker, color=colour, label=label)
+
+
+@plots.style()
+def draw_regimes(result: Result, seed: int = 0) -> Figure:
+    """Figure 8: where on the line each unit is on at the end."""
+    fig, panels = _pair()
+    config = result.config
+    for p, ax in enumerate(panels):
+        training_interval(ax)
+        for j, t in enumerate(result.thresholds[p, seed, -1].tolist()):
+            last = j == config.units - 1
+            colour, hatch = (plots.PLUS, "///") if last else (plots.MINUS, None)
+            ax.barh(j + 1, config.reach - t, 0.6, left=t, color=colour, hatch=hatch, alpha=0.8)
+        ax.set(ylabel="unit", xlim=(LEFT, config.reach), ylim=(0.4, config.units + 0.6))
+    panels[-1].set_xlabel("input $x$")
+    return fig
+
+
+@plots.style()
+def draw_sweep(results: list[Result]) -> Figure:
+    """In how many of the seeds the test loss ended higher with the unit outside.
+
+    A row for each target and what is trained, a mark for each number of units.
+    """
+    counts = sorted({r.config.units for r in results})
+    rows = list(dict.fromkeys((r.config.aim, r.config.trained) for r in results))
+    fig, ax = plots.figure(height=4.8)
+    for k, (count, marker) in enumerate(zip(counts, "^osDv", strict=False)):
+        mine = [r for r in results if r.config.units == count]
+        percent = [100 * (r.ratio > 1).double().mean().item() for r in mine]
+        lift = 0.22 * (k - (len(counts) - 1) / 2)  # so that equal shares do not hide each other
+        places = [rows.index((r.config.aim, r.config.trained)) + lift for r in mine]
+        ax.plot(percent, places, marker, alpha=0.7, markersize=7, label=f"{count} units")
+    ax.axvline(50, color="black", linestyle=":")
+    ax.set(xlim=(-4, 104), xlabel="higher loss outside: % of seeds")
+    names = [f"{aim.replace(' from the start', '').replace(' the start', '')}" for aim, _ in rows]
+    moving = ["biases" if trained == "biases" else "both" for _, trained in rows]
+    ax.set_yticks(range(len(rows)), [f"{n}, {m}" for n, m in zip(names, moving, strict=True)])
+    ax.invert_yaxis()
+    fig.legend(loc="outside upper center", ncols=len(counts), columnspacing=1)
+    return fig

@@ -1,0 +1,36 @@
+"""Pictures that answer to sliders: live in JupyterLab, a flipbook on the page."""
+
+from pkbook.lab.explorers.adversarial_rates import adversarial_rates
+from pkbook.lab.explorers.alignment import alignment
+from pkbook.lab.explorers.base import Explorer
+from pkbook.lab.explorers.controls import Control, Frame
+from pkbook.lab.explorers.ellipses import ellipses
+from pkbook.lab.explorers.endpoints import endpoints
+from pkbook.lab.explorers.image_kernels import image_kernels
+from pkbook.lab.explorers.lazy_regime import lazy_regime
+from pkbook.lab.explorers.noise_levels import noise_levels
+from pkbook.lab.explorers.null_space import null_space
+from pkbook.lab.explorers.optimizer_paths import optimizer_paths
+from pkbook.lab.explorers.outside_bias import outside_bias
+from pkbook.lab.explorers.shifted_copies import shifted_copies
+from pkbook.lab.explorers.step_average import step_average
+from pkbook.lab.explorers.turned_pictures import turned_pictures
+
+__all__ = [
+    "Control",
+    "Explorer",
+    "Frame",
+    "adversarial_rates",
+    "alignment",
+    "ellipses",
+    "endpoints",
+    "image_kernels",
+    "lazy_regime",
+    "noise_levels",
+    "null_space",
+    "optimizer_paths",
+    "outside_bias",
+    "shifted_copies",
+    "step_average",
+    "turned_pictures",
+]

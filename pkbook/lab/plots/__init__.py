@@ -1,0 +1,55 @@
+"""Figures of the book: one style, colour-blind safe, readable on light and on dark pages.
+
+A chapter draws with `figure` and the functions below, and shows with `show(fig, alt="...")` only.
+"""
+
+from pkbook.lab.plots.drawings import (
+    contribution_bars,
+    decision_region,
+    digit_row,
+    kernel_matrix,
+    neighbours,
+)
+from pkbook.lab.plots.house import (
+    CLASS_COLOURS,
+    CLASS_MARKERS,
+    DIVERGING,
+    MINUS,
+    NEUTRAL,
+    PALETTE,
+    PLUS,
+    SEQUENTIAL,
+    figure,
+    rasterise,
+    style,
+    symmetric_norm,
+)
+from pkbook.lab.plots.inline import show, svg
+from pkbook.lab.plots.spectra import eigenfunctions, mode_energy, share_curve
+from pkbook.lab.plots.waterfall import waterfall
+
+__all__ = [
+    "CLASS_COLOURS",
+    "CLASS_MARKERS",
+    "DIVERGING",
+    "MINUS",
+    "NEUTRAL",
+    "PALETTE",
+    "PLUS",
+    "SEQUENTIAL",
+    "contribution_bars",
+    "decision_region",
+    "digit_row",
+    "eigenfunctions",
+    "figure",
+    "kernel_matrix",
+    "mode_energy",
+    "neighbours",
+    "rasterise",
+    "share_curve",
+    "show",
+    "style",
+    "svg",
+    "symmetric_norm",
+    "waterfall",
+]
