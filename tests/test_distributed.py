@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from pkbook.kernels.blocks import ROW_COST, tiles
 from pkbook.kernels.distributed import distributed_kernel
-from pkbook.kernels.features import gram
+from pkbook.kernels.gram import gram
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

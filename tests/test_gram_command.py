@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import pkbook as pk
 from pkbook.kernels.command import main
-from pkbook.kernels.features import gram
+from pkbook.kernels.gram import gram
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -7,7 +7,7 @@ from torch import nn
 
 from pkbook import gradient_kernel
 from pkbook.basics.parameters import trainable
-from pkbook.kernels.features import plan
+from pkbook.kernels.plan import plan
 from pkbook.problems.models import activations, cifar_cnn, mlp, mnist_cnn, ntk_mlp, vit
 
 BUILDERS = {

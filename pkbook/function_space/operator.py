@@ -22,12 +22,12 @@ from pkbook.basics.checks import (
     require_tensor,
 )
 from pkbook.basics.parameters import trainable
-from pkbook.basics.replaced import call_with
 from pkbook.function_space.kernel_matrix import as_gram
 from pkbook.function_space.measure import Measure, uniform
 from pkbook.function_space.modes import Modes, find_modes
 from pkbook.kernels import gradient_kernel
 from pkbook.kernels.features import pushforward
+from pkbook.kernels.passes import calling
 
 CHUNK = 4096  # inputs whose outputs are alive at once in a matrix-free product
 
@@ -155,16 +155,16 @@ def _product(model: nn.Module, nodes: Tensor, v: Tensor) -> Tensor:
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for xs, vs in zip(nodes.split(CHUNK), v.split(CHUNK), strict=True):
-        f = as_matrix(call_with(model, leaves, xs), len(xs))
-        pulled = torch.autograd.grad(f, list(leaves.values()), vs.to(f), materialize_grads=True)
+        with calling(model, xs)(leaves) as out:
+            f = as_matrix(out, len(xs))
+            wanted = list(leaves.values())
+            pulled = torch.autograd.grad(f, wanted, vs.to(f), materialize_grads=True)
         for name, g in zip(leaves, pulled, strict=True):
             total[name] += g
     along = {name: g.unsqueeze(0) for name, g in total.items()}
 
-    def forward_of(xs: Tensor):
-        return lambda leaves, _, push: push(call_with(model, leaves, xs))
-
-    found = [pushforward(forward_of(xs), parameters, along)[1][0] for xs in nodes.split(CHUNK)]
+    parts = nodes.split(CHUNK)
+    found = [pushforward(calling(model, xs), parameters, along)[1][0] for xs in parts]
     return torch.cat(found).flatten().double().cpu()
 
 

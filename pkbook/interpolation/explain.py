@@ -47,7 +47,7 @@ from pkbook.basics.version import __version__
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.walk import require_walk
-from pkbook.kernels.features import evaluate, selection
+from pkbook.kernels.inputs import evaluate, selection
 from pkbook.runs.recording import Recording
 from pkbook.runs.storage import dump_manifest, load_manifest
 

@@ -11,7 +11,7 @@ from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.optimizer_memory import Memory
 from pkbook.interpolation.shares import batch_gradient
 from pkbook.interpolation.walk import Rules, Walk, require_walk
-from pkbook.kernels.features import selection
+from pkbook.kernels.inputs import selection
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording
 

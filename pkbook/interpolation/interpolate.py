@@ -21,7 +21,7 @@ from torch import Tensor
 from pkbook.basics.checks import is_finite_number, require_choice, require_whole
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.walk import Rules, Walk, require_walk
-from pkbook.kernels.features import selection
+from pkbook.kernels.inputs import selection
 from pkbook.runs.recording import Recording
 
 RULES = ("gauss", "riemann")

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from pkbook.basics.parameters import trainable
-from pkbook.kernels.features import gram
+from pkbook.kernels.gram import gram
 from pkbook.runs.recording import Recording
 from pkbook.runs.steps import put_buffers
 

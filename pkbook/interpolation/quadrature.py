@@ -21,8 +21,10 @@ from pkbook.basics.parameters import Tree
 from pkbook.interpolation.optimizer_memory import Nodes, written
 from pkbook.kernels.contraction import project
 from pkbook.kernels.factors import Dense, Outer, dense
-from pkbook.kernels.features import evaluate, query_side
-from pkbook.kernels.passes import Plan, Side
+from pkbook.kernels.gradients import query_side
+from pkbook.kernels.inputs import evaluate
+from pkbook.kernels.plan import Plan
+from pkbook.kernels.side import Side
 
 KEPT = 4  # gradients of a step kept as factors; more of them are summed as soon as they are known
 HELD = 2**28  # bytes of gradients kept for the pieces of a step; those beyond are computed again

@@ -16,7 +16,9 @@ from pkbook.interpolation.optimizer_memory import Pull
 from pkbook.kernels.contraction import Sum, cheapest, contract, project
 from pkbook.kernels.factors import Dense, Factor, outputs_as_samples
 from pkbook.kernels.features import pushforward
-from pkbook.kernels.passes import Forward, PathChanged, Plan, Side, side
+from pkbook.kernels.passes import Forward
+from pkbook.kernels.plan import Plan
+from pkbook.kernels.side import PathChanged, Side, side
 from pkbook.runs.optimizers import Coefficients
 
 Pulls = dict[str, tuple[Coefficients, Pull]]
@@ -49,7 +51,8 @@ def meet(batch: Batch, pulls: Pulls, apart: bool = False) -> dict[str, Tensor]:
             return [seen["slope"]]
 
         try:
-            found = side(batch.forward, batch.parameters, made, seeds)
+            got = side(batch.forward, batch.parameters, made, seeds)
+            found, covered = got.side, got.settled
         except PathChanged:  # a path drawn at random, say: autograd follows it
             covered = frozenset()
     met = {name: pulls[name] for name in found if name in pulls}
@@ -127,8 +130,8 @@ def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:
     fixed = {name: p for name, p in batch.parameters.items() if name not in pulls}
     moving = {name: batch.parameters[name] for name in pulls}
 
-    def call(leaves: Tree, watch: None, then: Callable):
-        return batch.forward(fixed | leaves, watch, then)
+    def call(leaves: Tree):
+        return batch.forward(fixed | leaves)
 
     f, pushed = pushforward(call, moving, directions)
     slope = batch.slope(f) if slope is None else slope
@@ -138,14 +141,14 @@ def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:
 def batch_gradient(batch: Batch, names: list[str]) -> Tree:
     r"""The gradient of the batch's loss, :math:`\sum_i\nabla f_i^\top\partial_{f_i}L`, by name."""
     leaves = {name: batch.parameters[name].detach().requires_grad_() for name in names}
-
-    def pull(f: Tensor) -> tuple:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        batch.forward(batch.parameters | leaves) as f,
+    ):
         f = f.reshape(len(f), -1)
         if not f.requires_grad:
-            return tuple(torch.zeros_like(p) for p in leaves.values())
+            return {name: torch.zeros_like(p) for name, p in leaves.items()}
         wanted = list(leaves.values())
-        return torch.autograd.grad(f, wanted, batch.slope(f), materialize_grads=True)
-
-    with torch.inference_mode(False), torch.enable_grad():
-        found = batch.forward(batch.parameters | leaves, None, pull)
-    return dict(zip(names, found, strict=True))
+        found = torch.autograd.grad(f, wanted, batch.slope(f), materialize_grads=True)
+        return dict(zip(names, found, strict=True))

@@ -1,6 +1,8 @@
 """A recorded run walked backwards: the query's averaged gradient meets every batch."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +17,18 @@ from pkbook.basics.checks import (
     require_inputs,
 )
 from pkbook.basics.parameters import Tree, trainable
+from pkbook.basics.randomness import seeded
 from pkbook.interpolation.optimizer_memory import Memory, own_terms
 from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left_end, refined
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.shares import Batch, Pulls, batch_gradient, meet
-from pkbook.kernels.features import require_fit, try_plan
+from pkbook.kernels.inputs import require_fit
 from pkbook.kernels.passes import calling
+from pkbook.kernels.plan import plan
+from pkbook.kernels.watch import Watch
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording, Replayed
-from pkbook.runs.steps import mixes_samples, parts_of, put_buffers, run_part, set_modes
+from pkbook.runs.steps import mixes_samples, parts_of, put_buffers, set_modes
 
 
 def require_walk(run: Recording, x: Tensor) -> None:
@@ -60,7 +65,7 @@ class Walk:
         self.run, self.rules, self.layers = run, rules, layers
         first = run.model_at(0)
         own = {name: p for name, p in trainable(first).items() if name in run.names}
-        self.plan = try_plan(first, run.x[:2], own)
+        self.plan = plan(first, run.x[:2], own)
         self.query = Query(x, chosen, self.plan)
         self.memory = Memory()
         self.initial = self.query.value(first, trainable(first))
@@ -169,28 +174,26 @@ class Walk:
         run, record = self.run, self.run.store.steps[k]
         set_modes(model, record)
         share = 1 / max(1, len(record.parts))
-        n, seen = len(part[0]), {}
+        numbers, seed = part
+        n, seen = len(numbers), {}
 
-        def forward(parameters: Tree, watch, then):
-            def then_with_shape(f: Tensor):
+        @contextmanager
+        def forward(parameters: Tree, watch: Watch | None = None) -> Iterator[Tensor]:
+            xb = run.x[torch.tensor(numbers, device=run.x.device)]
+            with seeded(seed, xb.device), calling(model, xb)(parameters, watch) as f:
                 seen["shape"] = f.shape
-                return then(as_matrix(f, n))
-
-            def call(xb: Tensor):
-                return calling(model, xb)(parameters, watch, then_with_shape)
-
-            return run_part(run.problem, part, call)[0]
+                yield as_matrix(f, n)
 
         def slope(f: Tensor) -> Tensor:
-            targets = run.y[torch.tensor(part[0], device=run.y.device)]
+            targets = run.y[torch.tensor(numbers, device=run.y.device)]
             with torch.enable_grad():
                 f = f.detach().reshape(seen["shape"]).requires_grad_()
                 loss = batch_loss(run.loss, f, targets) * share
             return torch.autograd.grad(loss, f)[0].reshape(n, -1)
 
         # Batch statistics mix the samples: a sample's share is then that of its own loss.
-        plan = None if mixes_samples(model) else self.plan
-        return Batch(forward, slope, before.parameters, plan)
+        made = None if mixes_samples(model) else self.plan
+        return Batch(forward, slope, before.parameters, made)
 
     @staticmethod
     def _met(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from pkbook.basics.fingerprints import digest
 from pkbook.basics.processes import Processes, RankError
 from pkbook.basics.version import __version__
 from pkbook.kernels.distributed import Shard, distributed_kernel
-from pkbook.kernels.features import REDUCTIONS
+from pkbook.kernels.gram import REDUCTIONS
 
 __all__ = ["RankError", "Shard", "distributed_kernel", "main"]
 

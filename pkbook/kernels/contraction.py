@@ -8,6 +8,8 @@ Three ways, chosen by counted multiplications:
 * *gradients*: write the per-sample gradients out in blocks that stay in the cache, then multiply.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -214,6 +216,33 @@ def write_out(one: Factor, other: Factor, reduce: str, weighted: bool) -> Factor
     if cheapest(one, other, reduce, weighted, False) == "gradients":
         return dense(other)
     return other
+
+
+def squares(factor: Factor) -> Tensor:
+    """Squared lengths of all gradients of a sample, ``[n]``, summed over outputs."""
+    if isinstance(factor, Dense):
+        return factor.rows.square().sum((0, 2))
+    if isinstance(factor, Outer) and factor.positions == 1:
+        return factor.a.square().sum((1, 2)) * sum(g.square().sum((1, 2)) for g in factor.g)
+    c, n, t, (_, o, _) = factor.outputs, factor.samples, factor.positions, factor.g[0].shape
+    by_pairs = t * t * (factor.width // o + c * o) <= c * t * factor.width
+    step = max(1, BLOCK_ENTRIES // (t * t if by_pairs else factor.width))
+    parts = [factor.only(slice(i, i + step)) for i in range(0, n, step)]
+    if by_pairs:
+        return torch.cat([_squares_by_pairs(part) for part in parts])
+    return torch.cat([sum(g.square().sum((0, 2)) for g in _each(part)) for part in parts])
+
+
+def _squares_by_pairs(factor: Outer | Lookup) -> Tensor:
+    """The sum over pairs of positions of (g . g')(a . a')."""
+    return sum((g.transpose(1, 2) @ g * factor.meet_itself()).sum((1, 2)) for g in factor.g)
+
+
+def _each(factor: Outer | Lookup) -> Iterator[Tensor]:
+    """The gradients of one output after the other written out, ``[1, n, P]``."""
+    rows = factor.width // factor.step
+    for c in range(factor.outputs):
+        yield factor.block(slice(c, c + 1), 0, rows, factor.step, None)
 
 
 def project(factor: Factor, directions: Tensor) -> Tensor:

@@ -4,12 +4,11 @@ Every kernel is a Gram matrix of tangent features; :mod:`pkbook.kernels.features
 Source: arXiv 2603.13872, Definitions 2.1, 3.2 and 3.3.
 """
 
-import torch
 from torch import Tensor, nn
 
 from pkbook.basics.checks import require_module
-from pkbook.basics.parameters import Tree, trainable
-from pkbook.kernels.features import features, gram, gram_by_group
+from pkbook.basics.parameters import Tree
+from pkbook.kernels.gram import gram, gram_by_group, squared_lengths
 
 
 def gradient_kernel(
@@ -151,8 +150,8 @@ def normalised_kernel(
     if x2 is None:
         left = right = k.diagonal().sqrt()
     else:
-        left = feature_norms(model, x1, parameters=parameters)
-        right = feature_norms(model, x2, parameters=parameters)
+        left = feature_norms(model, x1, parameters=parameters, memory=memory)
+        right = feature_norms(model, x2, parameters=parameters, memory=memory)
     for name, norms in (("x1", left), ("x2", right)):
         if (norms == 0).any():
             raise ValueError(
@@ -162,18 +161,17 @@ def normalised_kernel(
     return (k / left[:, None] / right[None, :]).clamp(-1.0, 1.0)
 
 
-def feature_norms(model: nn.Module, x: Tensor, *, parameters: Tree | None = None) -> Tensor:
+def feature_norms(
+    model: nn.Module, x: Tensor, *, parameters: Tree | None = None, memory: int | None = None
+) -> Tensor:
     r""":math:`\sqrt{K_{x,x}}` for each input, ``[n]``: the length of its tangent feature.
+
+    The diagonal of :func:`gradient_kernel` without the rest of it; arguments and errors as there.
 
     >>> feature_norms(torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0]]))
     tensor([5.])
     """
-    parameters = trainable(require_module(model)) if parameters is None else parameters
-    squares = [
-        sum(f.flatten(1).square().sum(1) for f in features(model, xi, parameters).values())
-        for xi in x.split(64)
-    ]
-    return torch.cat(squares).sqrt()
+    return squared_lengths(model, x, parameters=parameters, memory=memory).sqrt()
 
 
 def weighted_kernel(

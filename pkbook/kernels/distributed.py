@@ -18,7 +18,7 @@ from pkbook.basics.parameters import Tree
 from pkbook.basics.processes import Processes
 from pkbook.basics.version import __version__
 from pkbook.kernels.blocks import Span, Tile, cut, tiles
-from pkbook.kernels.features import gram
+from pkbook.kernels.gram import gram
 
 PACKET_BYTES = 2**26
 """Tiles travel in packets that are small against the matrix."""

@@ -8,10 +8,7 @@ unfolded patches.  Anything smaller (biases, normalisation) is kept as it is, :c
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from pkbook.kernels.watch import Use
 
 
 @dataclass
@@ -40,6 +37,10 @@ class Dense:
     def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
         """Columns ``start * unit`` to ``stop * unit`` for some outputs (nothing is written)."""
         return self.rows[c, :, start * unit : stop * unit]
+
+    def absolute(self) -> "Dense":
+        """The same with every number's size in its place."""
+        return Dense(self.rows.abs())
 
 
 class _Pulled:
@@ -98,6 +99,18 @@ class Outer(_Pulled):
             torch.bmm(g[:, start:stop], self.a, out=into)
         return out.flatten(2)
 
+    def absolute(self) -> "Outer":
+        """The same with every number's size in its place."""
+        return Outer(self.a.abs(), [g.abs() for g in self.g])
+
+    def only(self, some: slice) -> "Outer":
+        """Some of the samples."""
+        return Outer(self.a[some], [g[some] for g in self.g])
+
+    def meet_itself(self) -> Tensor:
+        """Inner products of a sample's activations among each other, ``[n, T, T]``."""
+        return self.a @ self.a.transpose(1, 2)
+
     def meet(self, other: "Outer") -> Tensor:
         """Inner products of the activations, ``[n1, T1, n2, T2]``."""
         left, right = self.a.flatten(0, 1), other.a.flatten(0, 1)
@@ -130,6 +143,19 @@ class Lookup(_Pulled):
         hot = (self.tokens.unsqueeze(1) == numbers.unsqueeze(1)).to(self.g[0].dtype)
         return torch.stack([(hot @ g.transpose(1, 2)).flatten(1) for g in self.g[c]])
 
+    def absolute(self) -> "Lookup":
+        """The same with every number's size in its place."""
+        return Lookup(self.tokens, [g.abs() for g in self.g], self.size)
+
+    def only(self, some: slice) -> "Lookup":
+        """Some of the samples."""
+        return Lookup(self.tokens[some], [g[some] for g in self.g], self.size)
+
+    def meet_itself(self) -> Tensor:
+        """One where two tokens of a sample are the same, ``[n, T, T]``."""
+        same = self.tokens.unsqueeze(1) == self.tokens.unsqueeze(2)
+        return (same & (self.tokens >= 0).unsqueeze(1)).to(self.g[0].dtype)
+
     def meet(self, other: "Lookup") -> Tensor:
         """One where two tokens are the same, ``[n1, T1, n2, T2]``."""
         same = self.tokens[:, :, None, None] == other.tokens[None, None]
@@ -158,6 +184,39 @@ def outputs_as_samples(factor: Factor) -> Factor:
     if isinstance(factor, Lookup):
         return Lookup(factor.tokens.repeat(c, 1), g, factor.size)
     return Outer(factor.a.repeat(c, 1, 1), g)
+
+
+def last_sum(factor: Factor, r: Tensor | None = None) -> Tensor:
+    r"""The last output's gradients summed over samples, ``[P]``; weighted by ``r [n]`` if given."""
+    if isinstance(factor, Dense):
+        rows = factor.rows[-1]
+        return rows.sum(0) if r is None else r.to(rows) @ rows
+    g = factor.g[-1] if r is None else factor.g[-1] * r.to(factor.like)[:, None, None]
+    if isinstance(factor, Outer):
+        return torch.bmm(g, factor.a).sum(0).flatten()
+    found = g.new_zeros(factor.size + 1, g.shape[1])  # the last row takes what counts for none
+    tokens = torch.where(factor.tokens < 0, factor.size, factor.tokens)
+    return found.index_add_(0, tokens.flatten(), g.transpose(1, 2).flatten(0, 1))[:-1].flatten()
+
+
+def some_rows(factor: Factor, most: int) -> tuple[Factor, slice]:
+    """The gradients of a few rows of a weight matrix, and where they are among all entries."""
+    if not isinstance(factor, Outer) or factor.g[0].shape[1] <= most:
+        return factor, slice(None)
+    rows, i = slice(0, most), factor.step
+    return Outer(factor.a, [g[:, rows] for g in factor.g]), slice(0, most * i)
+
+
+def last_divided(factor: Factor, r: Tensor) -> Factor:
+    """The same with the last output's gradients divided by ``r [n]``."""
+    r = r.to(factor.like)
+    if isinstance(factor, Dense):
+        last = factor.rows[-1:] / r[:, None]
+        return Dense(torch.cat([factor.rows[:-1], last]) if factor.outputs > 1 else last)
+    g = [*factor.g[:-1], factor.g[-1] / r[:, None, None]]
+    if isinstance(factor, Outer):
+        return Outer(factor.a, g)
+    return Lookup(factor.tokens, g, factor.size)
 
 
 def merge(factors: list[Factor]) -> Factor:
@@ -192,40 +251,6 @@ class Layout:
         return tensor.flatten(1, leading - 1) if leading > 1 else tensor.unsqueeze(1)
 
 
-def leading_dimensions(use: Use) -> int:
-    """How many leading dimensions of a use's activation hold samples and positions."""
-    x = use.inputs
-    if use.kind == "linear":
-        return x.ndim - 1
-    if use.kind == "embedding":
-        return x.ndim
-    if use.kind in ("layer_norm", "rms_norm"):
-        return x.ndim - len(use.options["shape"])
-    return 1  # convolutions, group and batch norm
-
-
-def unfold(x: Tensor, o: dict) -> Tensor:
-    """Patches of a padded input ``[n, c, *space]`` as ``[n, c, k, L]``.
-
-    Positions last: whole rows of the input are then copied, several times faster than patches.
-    """
-    d = o["dimensions"]
-    stride, dilation = (_each(o[name], d) for name in ("stride", "dilation"))
-    padding = o["padding"]
-    if padding == "same":
-        total = [w * (k - 1) for w, k in zip(dilation, o["kernel"], strict=True)]
-        pads = [(p // 2, p - p // 2) for p in total]
-    else:
-        pads = [(p, p) for p in _each(0 if padding == "valid" else padding, d)]
-    if any(p != (0, 0) for p in pads):
-        x = F.pad(x, [side for pair in reversed(pads) for side in pair])
-    for axis, (k, s, w) in enumerate(zip(o["kernel"], stride, dilation, strict=True)):
-        x = x.unfold(axis + 2, w * (k - 1) + 1, s)[..., ::w]
-    n, c = x.shape[:2]
-    space = x.shape[2 : 2 + d]
-    order = (0, 1, *range(2 + d, 2 + 2 * d), *range(2, 2 + d))
-    return x.permute(order).reshape(n, c, -1, space.numel())
-
-
-def _each(value, d: int) -> tuple:
-    return tuple(value) if isinstance(value, list | tuple) else (value,) * d
+def widen(t: Tensor) -> Tensor:
+    """Half precision as float32: products of gradients are formed and summed there."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

@@ -10,98 +10,20 @@ after the layer changes the tensor, never the edge.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import FunctionType
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from pkbook.basics.parameters import Tree
-
-
-@dataclass
-class Use:
-    """One meeting of parameters and an activation."""
-
-    kind: str
-    weight: str | None
-    """Name of the weight, None if it is not a watched parameter."""
-    bias: str | None
-    inputs: Tensor
-    """The activation (token numbers for an embedding)."""
-    options: dict = field(default_factory=dict)
-    edge: GradientEdge | None = None
-    """Where the gradient of what came out returns."""
-    out: int = 0
-    """Number of entries of what came out."""
-    version: int = 0
-    """The activation's in-place counter when it was used."""
-
-
-def _linear(input, weight, bias=None):
-    return "linear", input, weight, bias, {}
-
-
-def _conv(dimensions: int) -> Callable:
-    def read(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-        options = {
-            "dimensions": dimensions,
-            "kernel": tuple(weight.shape[2:]),
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
-            "groups": groups,
-        }
-        kind = "conv" if input.ndim == dimensions + 2 else "other"
-        return kind, input, weight, bias, options
-
-    return read
-
-
-def _embedding(input, weight, padding_idx=None, max_norm=None, norm_type=2.0,
-               scale_grad_by_freq=False, sparse=False):  # fmt: skip
-    plain = max_norm is None and not scale_grad_by_freq and not sparse
-    kind = "embedding" if plain else "other"
-    return kind, input, weight, None, {"padding_idx": padding_idx}
-
-
-def _layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
-    options = {"shape": tuple(normalized_shape), "eps": eps}
-    return "layer_norm", input, weight, bias, options
-
-
-def _rms_norm(input, normalized_shape, weight=None, eps=None):
-    return "rms_norm", input, weight, None, {"shape": tuple(normalized_shape), "eps": eps}
-
-
-def _group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
-    return "group_norm", input, weight, bias, {"groups": num_groups, "eps": eps}
-
-
-def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False,
-                momentum=0.1, eps=1e-5):  # fmt: skip
-    options = {"mean": running_mean, "var": running_var, "eps": eps}
-    return ("other" if training else "batch_norm"), input, weight, bias, options
-
+from pkbook.kernels.layers import LAYERS, Use
 
 # Questions about values: a model that asks them may take another path for another batch.
 LOOKS = {
     Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist,
 }  # fmt: skip
-
-READERS: dict[Callable, Callable] = {
-    F.linear: _linear,
-    F.conv1d: _conv(1),
-    F.conv2d: _conv(2),
-    F.conv3d: _conv(3),
-    F.embedding: _embedding,
-    F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    F.group_norm: _group_norm,
-    F.batch_norm: _batch_norm,
-}
 
 
 def _opened(func: Callable) -> Callable:
@@ -124,6 +46,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self, parameters: Tree) -> None:
         super().__init__()
+        self.leaves = parameters
         self.names = {id(p): name for name, p in parameters.items()}
         self.uses: list[Use] = []
         self.other: set[str] = set()
@@ -166,11 +89,12 @@ class Watch(TorchFunctionMode):
         return found
 
     def _read(self, func, args, kwargs, met: set[str]) -> Use | None:
-        reader = READERS.get(func)
-        if reader is None:
+        layer = LAYERS.get(func)
+        call = layer.read(*args, **kwargs) if layer else None
+        if layer is None or call is None:
             return None
-        kind, x, weight, bias, options = reader(*args, **kwargs)
-        w, b = (self.names.get(id(p)) if p is not None else None for p in (weight, bias))
-        if kind == "other" or {w, b} - {None} != met or id(x) in self.names:
+        x = call.inputs
+        w, b = (self.names.get(id(p)) if p is not None else None for p in (call.weight, call.bias))
+        if {w, b} - {None} != met or id(x) in self.names:
             return None  # composites are looked into, anything else is "other"
-        return Use(kind, w, b, x.detach(), options, version=x._version)
+        return Use(layer, w, b, x.detach(), call.options, version=x._version)

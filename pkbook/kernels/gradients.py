@@ -1,0 +1,88 @@
+"""The gradients of all parameters for a batch: some as factors, the others sample by sample."""
+
+import torch
+from torch import Tensor, nn
+
+from pkbook.basics.parameters import Tree
+from pkbook.kernels.factors import Dense, widen
+from pkbook.kernels.features import features
+from pkbook.kernels.inputs import evaluate
+from pkbook.kernels.passes import calling
+from pkbook.kernels.plan import Plan, require_alone
+from pkbook.kernels.side import Found, PathChanged, Side, side
+
+
+def batch_side(
+    model: nn.Module, x: Tensor, parameters: Tree, made: Plan, planned: bool = False
+) -> tuple[Side, frozenset[str]]:
+    """All parameters' gradients of every output, and which of them the factors settle.
+
+    ``planned``: the plan was made with these samples, so their ends are known alone.
+    """
+    rows = list(range(len(x))) if made.looked else [0, len(x) - 1]
+    alone = made.ends
+    if made.looked or not planned:
+        alone = torch.cat([evaluate(model, x[i : i + 1], parameters, None) for i in rows])
+    found = None
+    if made.covered:
+        found = side(calling(model, x), parameters, made, alone=(rows, alone))
+    else:
+        require_alone(evaluate(model, x, parameters, None)[rows], alone, made.term)
+    factors = {} if found is None else dict(found.side)
+    settled = frozenset() if found is None else found.settled
+    rest = _sample_by_sample(model, x, parameters, settled, None)
+    if found is not None:
+        _require_agreement(found, rest)
+    return factors | rest, settled
+
+
+def query_side(
+    model: nn.Module, x: Tensor, parameters: Tree, made: Plan | None, chosen: Tensor | None
+) -> Side:
+    """Gradients of all outputs, or of one chosen output for each input ``[n]``, unchecked.
+
+    ``parameters`` are those that are differentiated; the model's others stay as they are.
+    ``made`` is a plan, or None for a model that has none.
+    """
+
+    def seeds(f: Tensor) -> list[Tensor]:
+        return [torch.zeros_like(f).scatter_(1, (chosen % f.shape[1])[:, None], 1.0)]
+
+    found = None
+    if made and not made.looked and made.covered:
+        try:
+            found = side(calling(model, x), parameters, made, None if chosen is None else seeds)
+        except PathChanged:
+            found = None
+    settled = frozenset() if found is None else found.settled
+    rest = _sample_by_sample(model, x, parameters, settled, chosen)
+    if found is None:
+        return rest
+    _require_agreement(found, rest)
+    return found.side | rest
+
+
+def _sample_by_sample(
+    model: nn.Module, x: Tensor, parameters: Tree, settled: frozenset[str], chosen: Tensor | None
+) -> Side:
+    names = [name for name in parameters if name not in settled]
+    if not names:
+        return {}
+    rows = features(model, x, parameters, chosen, names)
+    return {name: Dense(widen(_by_output(g))) for name, g in rows.items()}
+
+
+def _by_output(g: Tensor) -> Tensor:
+    """From ``[n, C, *shape]`` to ``[C, n, P]``."""
+    return g.detach().reshape(*g.shape[:2], -1).transpose(0, 1)
+
+
+def _require_agreement(found: Found, rest: Side) -> None:
+    for name, factor in rest.items():
+        if found.guard.refutes(name, factor):
+            raise ValueError(
+                f"the gradient of {name!r} for a batch is not the sum of those of its samples "
+                "alone, so the model's backward pass mixes samples and the kernel between two "
+                "inputs is not defined; look for detach, hooks or own autograd functions that "
+                "depend on the batch"
+            )

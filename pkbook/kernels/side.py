@@ -1,0 +1,115 @@
+r"""One side of a Gram matrix: the per-sample gradients of a batch, parameter by parameter.
+
+One forward pass under a :class:`~pkbook.kernels.watch.Watch` and one backward pass per output,
+through layer outputs only, give for every use of a parameter its activation and output gradient.
+A :class:`~pkbook.kernels.guard.Guard` compares the result with plain autograd.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pkbook.basics.parameters import Tree
+from pkbook.kernels.factors import Factor, Layout, last_divided, merge
+from pkbook.kernels.guard import Guard, sample_weights
+from pkbook.kernels.layers import Use
+from pkbook.kernels.passes import Forward, pull_back, watched
+from pkbook.kernels.plan import Plan, require_alone, signature
+from pkbook.kernels.watch import Watch
+
+Side = dict[str, Factor]
+
+
+class PathChanged(ValueError):
+    """A forward pass met the parameters in another order than the planned one."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one pass found."""
+
+    side: Side
+    """The factors that agree with autograd."""
+    settled: frozenset[str]
+    """Parameters that need nothing more: those in ``side``, and those without any influence."""
+    guard: Guard
+    """To check what is computed for the others."""
+
+
+def side(
+    forward: Forward,
+    parameters: Tree,
+    made: Plan,
+    seeds: Callable[[Tensor], list[Tensor]] | None = None,
+    alone: tuple[list[int], Tensor] | None = None,
+) -> Found:
+    """The gradients of the covered parameters for the batch of one forward pass.
+
+    ``seeds`` maps the outputs ``[n, C]`` to what is differentiated: tensors ``[n, C]``, each the
+    weights of one linear combination of the outputs.  Default: every output by itself.
+    ``alone`` are row numbers and the outputs ``[k, C]`` of those samples by themselves, to be
+    compared.
+    """
+    with watched(forward, parameters) as (f, watch):
+        if alone is not None:
+            require_alone(f.detach()[alone[0]], alone[1], made.term)
+        uses = _checked_uses(watch, made)
+        asked = _each_output(f) if seeds is None else seeds(f)
+        r = sample_weights(len(f), f)
+        asked[-1] = asked[-1] * r[:, None]
+        gradients, sums = pull_back(f, [use.edge for use, _ in uses], asked, watch.leaves)
+        guard = Guard(r, sums)
+        found = _merged(uses, gradients, parameters, made.covered)
+        agreed = {n: last_divided(f, r) for n, f in found.items() if guard.agrees(n, f)}
+        unmoved = {name for name in made.covered if guard.untouched(name)}
+        return Found(agreed, frozenset(agreed) | unmoved, guard)
+
+
+def _merged(
+    uses: list[tuple[Use, Layout]], gradients: list, parameters: Tree, covered: frozenset[str]
+) -> Side:
+    """One factor for each parameter; none where a use does not fit its layout."""
+    pieces: dict[str, list[Factor]] = {}
+    misfits: set[str | None] = set()
+    for (use, layout), g in zip(uses, gradients, strict=True):
+        if g is None:  # the output does not depend on this use
+            continue
+        try:
+            named = list(use.layer.factors(use, layout, g, parameters))
+            for name, factor in named:
+                if name in covered:
+                    pieces.setdefault(str(name), []).append(factor)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError):  # rows of another length than in the plan, say
+            misfits |= {use.weight, use.bias}
+    return {name: merge(found) for name, found in pieces.items() if name not in misfits}
+
+
+def _checked_uses(watch: Watch, made: Plan) -> list[tuple[Use, Layout]]:
+    """The uses of covered parameters, if the model took the planned path."""
+    if signature(watch) != made.kinds:
+        raise PathChanged(
+            "model takes another path for these inputs than for the first ones, so its layers "
+            "cannot be followed; compute the kernel in groups of inputs that take the same path"
+        )
+    uses = [
+        (use, layout)
+        for use, layout in zip(watch.uses, made.layouts, strict=True)
+        if {use.weight, use.bias} & made.covered
+    ]
+    for use, _ in uses:
+        if use.weight is not None and use.inputs._version != use.version:
+            raise ValueError(
+                f"the input of the layer with {use.weight!r} is changed in place after that layer "
+                "has used it; make that operation out of place"
+            )
+    return uses
+
+
+def _each_output(f: Tensor) -> list[Tensor]:
+    # One tensor each, never reused: the gradient of the last layer is the seed itself.
+    eye = torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
+    return [row.expand(len(f), -1).contiguous() for row in eye]
