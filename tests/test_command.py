@@ -381,7 +381,7 @@ def test_words_that_are_no_choice_are_refused(folder, capsys, arguments, message
 def test_a_full_disk_or_an_interrupt_keeps_what_is_finished(
     folder, capsys, monkeypatch, error, code
 ):
-    module, calls = sys.modules["pkbook.interpolation.explain"], []
+    module, calls = sys.modules["pkbook.interpolation.chunks"], []
     write = module.write_checked
 
     def fail(*arguments):

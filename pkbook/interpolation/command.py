@@ -34,8 +34,10 @@ from pkbook.basics.command_line import (
 )
 from pkbook.basics.files import read_checked
 from pkbook.basics.processes import Processes
-from pkbook.interpolation.explain import KIND, Explanation, complaints, explain, refuse
-from pkbook.interpolation.interpolate import RULES
+from pkbook.interpolation.chunks import KIND, complaints, refuse
+from pkbook.interpolation.explain import explain
+from pkbook.interpolation.explanation import Explanation
+from pkbook.interpolation.options import RULES
 from pkbook.interpolation.trajectory import Trajectory
 from pkbook.runs.storage import FolderStore, load_manifest
 
