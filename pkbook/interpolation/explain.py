@@ -225,7 +225,7 @@ class _Question:
         return take_apart(self.run, self.x[rows].to(home), chosen, self.options, progress)
 
 
-def _asked(run: object, x: object, outputs: object, options: Options) -> _Question:
+def _asked(run: object, x: object, outputs: int | Tensor | None, options: Options) -> _Question:
     """Check what can be checked before the work, and describe it for the manifest."""
     if not isinstance(run, Recording):
         raise TypeError(f"run must be a pkbook.Trajectory, got {type(run).__name__}")

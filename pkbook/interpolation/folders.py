@@ -12,15 +12,14 @@ from pkbook.basics.files import read_checked
 from pkbook.interpolation.chunks import KIND, complaints, refuse
 from pkbook.interpolation.explain import explain
 from pkbook.interpolation.explanation import Explanation
-from pkbook.interpolation.options import DEFAULT
 from pkbook.interpolation.trajectory import Trajectory
 from pkbook.runs.storage import FolderStore, load_manifest
 
 SETUP = ("model", "loss", "optimizer", "data", "scheduler", "clip_norm", "clip_value")
 QUERIES = 3
 """Training samples whose predictions ``verify`` takes apart."""
-TOLERANCE = DEFAULT.tolerance
-"""What their sums must close to."""
+TOLERANCE = 1e-3
+"""What their sums must close to: the default of :func:`pkbook.interpolate`."""
 
 
 def info(folder: Path) -> None:
