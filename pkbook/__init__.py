@@ -11,7 +11,8 @@ from pkbook.basics import old_paths
 from pkbook.basics.files import StorageError
 from pkbook.basics.processes import RankError
 from pkbook.basics.version import __version__
-from pkbook.interpolation.explain import Explanation, explain
+from pkbook.interpolation.explain import explain
+from pkbook.interpolation.explanation import Explanation
 from pkbook.interpolation.influence import self_influence, step_pairs
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.path_kernel import path_kernel

@@ -16,6 +16,7 @@ from torch import nn
 
 import pkbook as pk
 from pkbook.basics.parameters import trainable
+from pkbook.kernels import distributed
 from pkbook.kernels.distributed import distributed_kernel
 
 
@@ -124,7 +125,7 @@ def main(rank, world, store, folder):
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world,
         timeout=timedelta(seconds=60),
     )  # fmt: skip
-    pk.distributed.PACKET_BYTES = 1000  # several packets for each block
+    distributed.PACKET_BYTES = 1000  # several packets for each block
     save_file(_results(rank), f"{folder}/{rank}.safetensors")
     part = dist.new_group([0, world - 1])
     said = _messages(rank, part)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import pkbook as pk
+from pkbook.__main__ import COMMANDS, main as pkbook_main
 from pkbook.interpolation.command import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -294,7 +295,7 @@ def test_verify_says_how_far_a_replay_is_off(folder, capsys, monkeypatch):
 
 @pytest.mark.filterwarnings("always::UserWarning")
 def test_verify_demands_that_the_sums_close(folder, capsys, monkeypatch):
-    monkeypatch.setattr("pkbook.interpolation.command.TOLERANCE", 1e-12)
+    monkeypatch.setattr("pkbook.interpolation.folders.TOLERANCE", 1e-12)
     assert main(["verify", "run", "--setup", "training:setup"]) == 1
     warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: the tolerance 1e-12 was not reached for queries [0, 1, 2]")
@@ -381,7 +382,7 @@ def test_words_that_are_no_choice_are_refused(folder, capsys, arguments, message
 def test_a_full_disk_or_an_interrupt_keeps_what_is_finished(
     folder, capsys, monkeypatch, error, code
 ):
-    module, calls = sys.modules["pkbook.interpolation.explain"], []
+    module, calls = sys.modules["pkbook.interpolation.chunks"], []
     write = module.write_checked
 
     def fail(*arguments):
@@ -419,6 +420,58 @@ def test_from_the_shell(folder):
     assert done.returncode == 1
     assert done.stderr.startswith("pkbook verify: ValueError: run/manifest.json is damaged")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_one_command_line_has_every_command(capsys, name):
+    _, text = COMMANDS[name]
+    with pytest.raises(SystemExit) as stopped:
+        pkbook_main([name, "--help"])
+    assert stopped.value.code == 0
+    own = capsys.readouterr().out
+    assert own.startswith(f"usage: python -m pkbook {name} [-h]")
+    assert text in own
+    with pytest.raises(SystemExit):
+        pkbook_main(["--help"])
+    assert re.search(rf"^  {name} +{re.escape(text)}$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["show", "run"], "invalid choice: 'show'"),
+        (["--setup", "info"], "required: COMMAND"),
+    ],
+)
+def test_one_command_line_refuses_what_is_no_command(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        pkbook_main(arguments)
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: python -m pkbook [-h] COMMAND ...")
+    assert message in err
+
+
+def test_one_command_line_hands_its_words_and_the_exit_code_on(folder, capsys):
+    for words in (["info", "run"], ["verify", "run"], ["info", "nowhere"]):
+        assert pkbook_main(words) == main(words)
+        out, err = capsys.readouterr()
+        for text in (out, err):
+            assert text == 2 * text[: len(text) // 2]
+        assert out + err
+    spelt_out = [w.replace("--layers", "--by-parameter") for w in _arguments(layers=True)]
+    assert pkbook_main(spelt_out) == 0
+    assert len(pk.Explanation.open("told")[0].by_parameter) == 4
+
+
+def test_a_folder_is_told_of_without_the_rooms_of_the_book(folder):
+    code = "import sys; from pkbook.__main__ import main; main(['info', 'run']); "
+    code += "print([m for m in sys.modules if m.startswith(('pkbook.lab', 'matplotlib'))])"
+    done = _run([sys.executable, "-c", code])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @needs_loopback

@@ -1,11 +1,15 @@
 """Claims, findings and their verdicts; the command line that makes them."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from pkbook.__main__ import main as pkbook_main
 from pkbook.lab.experiments import one_dimensional
 from pkbook.lab.experiments.machinery import claims, command, results
 from pkbook.lab.experiments.machinery.results import (
@@ -16,6 +20,7 @@ from pkbook.lab.experiments.machinery.results import (
     with_interval,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 CLAIM = Claim("X1", "a title", "Fig. 0", "It says.", "a_page", (
     Criterion("share", 0.9), Criterion("gap", None, 0.1), Criterion("other")))  # fmt: skip
 
@@ -121,3 +126,25 @@ def test_the_command_lists_and_refuses(capsys):
     if not torch.cuda.is_available():
         assert command.main(["E2", "--device", "cuda"]) == 2
         assert "--device cuda cannot be used" in capsys.readouterr().err
+
+
+def test_experiment_is_a_command_of_the_package(tmp_path, monkeypatch, capsys):
+    tiny(monkeypatch)
+    assert pkbook_main(["experiment"]) == 0
+    assert capsys.readouterr().out == command.listing() + "\n"
+    found = {}
+    for name, run in (("new", lambda asked: pkbook_main(["experiment", *asked])),
+                      ("old", command.main)):  # fmt: skip
+        assert run(["e2", "--out", str(tmp_path / name), "--no-progress"]) == 0
+        found[name] = json.loads((tmp_path / name / "E2-quick.json").read_text())
+    assert found["new"]["settings"] == found["old"]["settings"]
+    capsys.readouterr()
+    assert pkbook_main(["experiment", "E99"]) == 2
+    assert "must be one of" in capsys.readouterr().err
+
+
+def test_the_old_module_still_runs_experiments():
+    words = [sys.executable, "-W", "error", "-m", "pkbook.experiments"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == command.listing() + "\n"

@@ -1,10 +1,11 @@
 """Many queries in chunks: the numbers of one whole call, kept whole, gone on with, never mixed."""
 
 import dataclasses
-import functools
+import inspect
 import os
 import shutil
 import sys
+import warnings
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import pkbook as pk
 from pkbook.basics.files import StorageError
 
 MODULE = sys.modules["pkbook.interpolation.explain"]  # the name is that of the function, too
+CHUNKS = sys.modules["pkbook.interpolation.chunks"]
 WHOLE = {"tolerance": None, "layers": True, "entries": ["0.bias"]}
 N, STEPS, QUERIES = 12, 9, 7
 PARAMETERS = 3 * 5 + 5 + 5 * 2 + 2
@@ -45,21 +47,20 @@ def queries():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The numbers of queries of each call of interpolate; the call ``calls.fails`` raises."""
+    """The numbers of queries that are taken apart each time; the time ``calls.fails`` raises."""
 
     class Calls(list):
         fails, error = None, KeyboardInterrupt()
 
-    calls, interpolate = Calls(), pk.interpolate
+    calls, take_apart = Calls(), MODULE.take_apart
 
-    @functools.wraps(interpolate)  # its options are looked up
-    def counted(run, x, **options):
+    def counted(run, x, *rest):
         calls.append(len(x))
         if len(calls) == calls.fails:
             raise calls.error
-        return interpolate(run, x, **options)
+        return take_apart(run, x, *rest)
 
-    monkeypatch.setattr(MODULE, "interpolate", counted)
+    monkeypatch.setattr(MODULE, "take_apart", counted)
     return calls
 
 
@@ -173,7 +174,9 @@ def test_a_query_alone(run, queries):
         compare(told[i], told[i - QUERIES], same)
         samples, shares = told.top(4, i, 1)
         torch.testing.assert_close(shares, whole.top(4, i, 1)[1], rtol=1e-2, atol=1e-2)
-        same(told.contributions(i)[samples, 1], shares)
+        same(told.contributions_to(i)[samples, 1], shares)
+        same(told.contributions_to(i), told[i].contributions[:, 0])
+        same(told.contributions(i), told.contributions_to(i))  # the old name
     for wrong in (QUERIES, -QUERIES - 1):
         with pytest.raises(IndexError, match=f"query must lie in 0..6, got {wrong}"):
             told[wrong]
@@ -220,7 +223,7 @@ def test_a_folder_without_a_finished_chunk_is_begun_anew(run, queries, tmp_path,
 
 
 def test_a_full_disk_leaves_the_chunks_before_it(run, queries, tmp_path, monkeypatch):
-    writes, write = [], MODULE.write_checked
+    writes, write = [], CHUNKS.write_checked
 
     def full(*arguments):
         writes.append(arguments)
@@ -228,7 +231,7 @@ def test_a_full_disk_leaves_the_chunks_before_it(run, queries, tmp_path, monkeyp
             raise OSError(28, "No space left on device")
         return write(*arguments)
 
-    monkeypatch.setattr(MODULE, "write_checked", full)
+    monkeypatch.setattr(CHUNKS, "write_checked", full)
     with pytest.raises(StorageError, match=r"chunk 1 could not be written .*No space left.* on"):
         pk.explain(run, queries, folder=tmp_path / "told", chunk=3)
     assert pk.Explanation.open(tmp_path / "told").missing == [1, 2]
@@ -424,7 +427,7 @@ def test_a_bar_is_shown_where_asked_for(run, queries, capsys, chunk, text):
         ({"memory": 0}, ValueError, "memory must be at least 1"),
         ({"timeout": -1}, ValueError, "timeout must be a positive number of seconds"),
         ({"group": object()}, ValueError, r"torch\.distributed is not initialised"),
-        ({"node": 3}, TypeError, "explain has no option 'node'; it has rule, nodes, tolerance"),
+        ({"node": 3}, TypeError, r"explain\(\) got an unexpected keyword argument 'node'"),
         ({"rule": "simpson"}, ValueError, "rule must be one of"),
         ({"nodes": 0}, ValueError, "nodes must be at least 1"),
         ({"tolerance": torch.tensor(1.0)}, ValueError, "tolerance must be a positive number"),
@@ -457,3 +460,75 @@ def test_nothing_is_left_of_a_chunk_that_could_not_be_written(run, queries, fold
     with pytest.raises(KeyboardInterrupt):
         pk.explain(run, queries, folder=folder)
     assert content(folder) == before
+
+
+ASKING = (pk.interpolate, pk.Trajectory.interpolate, pk.explain, pk.self_influence)
+
+
+@pytest.mark.parametrize("function", ASKING, ids=lambda f: f.__qualname__)
+def test_options_are_written_out_with_the_same_defaults(function):
+    """What a completion shows: names and defaults, none of them behind two asterisks."""
+    own = inspect.signature(function).parameters
+    assert all(p.kind is not p.VAR_KEYWORD for p in own.values())
+    wanted = {"rule": "gauss", "nodes": 3, "tolerance": 1e-3, "most_pieces": 64, "progress": False}
+    if function is not pk.self_influence:
+        wanted |= {"by_parameter": False, "entries": (), "layers": False}
+    assert wanted.items() <= {name: p.default for name, p in own.items()}.items()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda run, x: run.interpolate(x, toleranc=1),
+        lambda run, x: run.path_kernel(x, toleranc=1),
+        lambda run, x: pk.self_influence(run, toleranc=1),
+        lambda run, x: pk.step_pairs(run, x, toleranc=1),
+        lambda run, x: pk.explain(run, x, toleranc=1),
+    ],
+)
+def test_a_misspelt_option_is_refused_at_the_door(run, queries, ask, monkeypatch):
+    monkeypatch.setattr(pk.Trajectory, "segments_backwards", None)  # nothing is replayed
+    monkeypatch.setattr(pk.Trajectory, "model_at", None)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'toleranc'"):
+        ask(run, queries)
+
+
+def test_layers_is_the_old_name_of_by_parameter(run, queries, tmp_path, calls):
+    old, new = (run.interpolate(queries, **{n: True}) for n in ("layers", "by_parameter"))
+    compare(old, new, same)
+    assert list(new.by_parameter) == run.names
+    pk.explain(run, queries, folder=tmp_path / "told", layers=True)
+    pk.explain(run, queries, folder=tmp_path / "told", by_parameter=True)
+    assert calls == [QUERIES]
+
+
+def test_both_results_name_the_contributions_to_a_query_alike(run, queries):
+    whole, told = run.interpolate(queries), pk.explain(run, queries)
+    for i in (0, 3, -1):
+        same(whole.contributions_to(i), whole.contributions[:, i])
+        same(told.contributions_to(i), whole.contributions_to(i))
+    with pytest.raises(ValueError, match=r"query must lie in 0\.\.6, got 7"):
+        whole.contributions_to(QUERIES)
+
+
+def test_the_warning_of_a_method_points_at_the_line_that_called_it(run, queries):
+    with pytest.warns(UserWarning, match=r"tolerance 1e-07 was not reached for queries") as said:
+        run.interpolate(queries, tolerance=1e-7, most_pieces=1, nodes=1)
+    assert [warning.filename for warning in said] == [__file__]
+
+
+def test_samples_that_miss_the_tolerance_are_named_by_their_own_numbers(run):
+    options = {"tolerance": 1e-9, "most_pieces": 1, "nodes": 1}
+    with pytest.warns(UserWarning, match="tolerance 1e-09") as said:
+        pk.self_influence(run, [9, 4, 7], chunk=2, **options)
+    (warning,) = said
+    missed = [i for i in (9, 4, 7) if warned(run, run.x[i : i + 1], options)]
+    assert len(missed) > 1
+    assert f"for samples {missed} ({len(missed)} in all)" in str(warning.message)
+
+
+def warned(run, x, options):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run.interpolate(x, **options)
+    return bool(said)

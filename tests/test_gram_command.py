@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pkbook as pk
+from pkbook.__main__ import main as pkbook_main
 from pkbook.kernels.command import main
 from pkbook.kernels.gram import gram
 
@@ -93,11 +94,11 @@ def _arguments(model="doomed:fine", **more):
     return [s for k, v in options.items() if v is not None for s in (f"--{k}", str(v))]
 
 
-def _torchrun(arguments, processes=2):
+def _torchrun(arguments, processes=2, module=("pkbook.kernels.command",)):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
     return subprocess.run(
-        [*command, "-m", "pkbook.kernels.command", *arguments],
+        [*command, "-m", *module, *arguments],
         env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -130,9 +131,19 @@ def test_command_line_with_a_built_in_model(folder):
     assert torch.equal(load_file("k.safetensors")["kernel"], gram(model, x))
 
 
+def test_kernel_is_a_command_of_the_package(folder, capsys):
+    model, x1, x2, _, _ = worker.setting("mlp")
+    assert pkbook_main(["kernel", *_arguments(reduce="diagonal")]) == 0
+    _close(load_file("k.safetensors")["kernel"], gram(model, x1, x2, reduce="diagonal"))
+    capsys.readouterr()
+    assert pkbook_main(["kernel", *_arguments()]) == 1
+    assert capsys.readouterr().err.startswith("pkbook kernel: ValueError: --out k.safetensors")
+
+
 @needs_loopback
-def test_torchrun_writes_the_same_kernel(folder):
-    done = _torchrun(_arguments(x2=None, timeout=60))
+@pytest.mark.parametrize("module", [("pkbook", "kernel"), ("pkbook.gram",)], ids=" ".join)
+def test_torchrun_writes_the_same_kernel(folder, module):
+    done = _torchrun(_arguments(x2=None, timeout=60), module=module)
     assert done.returncode == 0, done.stderr
     assert "by 2 process(es)" in done.stdout
     model, x1, _, _, _ = worker.setting("mlp")

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_whole
-from pkbook.interpolation.interpolate import interpolate
+from pkbook.interpolation.interpolate import take_apart
 from pkbook.interpolation.optimizer_memory import Memory
+from pkbook.interpolation.options import DEFAULT, Options, Rule
 from pkbook.interpolation.shares import batch_gradient
+from pkbook.interpolation.unreached import Unreached
 from pkbook.interpolation.walk import Rules, Walk, require_walk
 from pkbook.kernels.inputs import selection
 from pkbook.runs.optimizers import StepState
@@ -118,7 +120,11 @@ def self_influence(
     *,
     outputs: int | Tensor | None = None,
     chunk: int = 64,
-    **options,
+    rule: Rule = DEFAULT.rule,
+    nodes: int = DEFAULT.nodes,
+    tolerance: float | None = DEFAULT.tolerance,
+    most_pieces: int = DEFAULT.most_pieces,
+    progress: bool = False,
 ) -> Tensor:
     r"""What training samples did to their own predictions, :math:`c_i(x_i)`.
 
@@ -135,8 +141,10 @@ def self_influence(
         None for all outputs, one index, or one per sample ``[n]`` (its own class, say).
     chunk
         samples treated in one pass over the run.
-    options
-        passed to :func:`pkbook.interpolate`.
+    rule, nodes, tolerance, most_pieces
+        as for :func:`pkbook.interpolate`; a warning names the samples that miss the tolerance.
+    progress
+        show a bar over the steps of each pass.
 
     Returns
     -------
@@ -156,10 +164,14 @@ def self_influence(
     numbers = torch.arange(size) if numbers is None else run.checked_batch(numbers)
     numbers = numbers.to(run.x.device)
     chosen = selection(outputs, len(numbers), run.x.device)
-    found = []
+    options = Options(rule, nodes, tolerance, most_pieces)
+    own, unreached = [], Unreached("samples")
     for start in range(0, len(numbers), chunk):
-        some = numbers[start : start + chunk]
-        own = None if chosen is None else chosen[start : start + chunk]
-        told = interpolate(run, run.x[some], outputs=own, **options)
-        found.append(told.contributions[some, torch.arange(len(some), device=some.device)])
-    return torch.cat(found)
+        here = slice(start, start + chunk)
+        some = numbers[here]
+        its_output = None if chosen is None else chosen[here]
+        part = take_apart(run, run.x[some], its_output, options, progress)
+        unreached.add(part, some.tolist())
+        own.append(part.contributions[some, torch.arange(len(some), device=some.device)])
+    unreached.warn(stacklevel=2)
+    return torch.cat(own)

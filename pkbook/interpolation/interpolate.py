@@ -13,18 +13,16 @@ because the query's gradient is averaged over each step (fundamental theorem of 
 of being taken at its left end.
 """
 
-import warnings
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from pkbook.basics.checks import is_finite_number, require_choice, require_whole
+from pkbook.interpolation.options import DEFAULT, Options, Rule
 from pkbook.interpolation.result import Interpolation
-from pkbook.interpolation.walk import Rules, Walk, require_walk
+from pkbook.interpolation.unreached import Unreached
+from pkbook.interpolation.walk import Walk, require_walk
 from pkbook.kernels.inputs import selection
 from pkbook.runs.recording import Recording
-
-RULES = ("gauss", "riemann")
 
 
 def interpolate(
@@ -32,13 +30,14 @@ def interpolate(
     x: Tensor,
     *,
     outputs: int | Tensor | None = None,
-    rule: str = "gauss",
-    nodes: int = 3,
-    tolerance: float | None = 1e-3,
-    most_pieces: int = 64,
-    layers: bool = False,
-    entries: Sequence[str] = (),
+    rule: Rule = DEFAULT.rule,
+    nodes: int = DEFAULT.nodes,
+    tolerance: float | None = DEFAULT.tolerance,
+    most_pieces: int = DEFAULT.most_pieces,
+    by_parameter: bool = DEFAULT.by_parameter,
+    entries: Sequence[str] = DEFAULT.entries,
     progress: bool = False,
+    layers: bool = False,
 ) -> Interpolation:
     r"""Take the predictions at ``x`` apart into the training samples of a recorded run.
 
@@ -63,12 +62,14 @@ def interpolate(
         it really is stands in ``remainder`` and ``completeness``; a query that stays above it is
         named in a warning and in ``reached``.  ``None``: never bisect, and measure no residual by
         step, which saves a forward pass of the queries each.
-    layers
-        also give the contributions by parameter tensor (``by_parameter``).
+    by_parameter
+        also give the contributions by parameter tensor, ``by_parameter`` of the result.
     entries
         names of parameters of which every single entry's part is wanted (``entries``).
     progress
         show a bar over the steps.
+    layers
+        the old name of ``by_parameter``.
 
     Returns
     -------
@@ -86,42 +87,28 @@ def interpolate(
     ----------
     arXiv 2603.13872, Theorem 2.2 and eq. (4); exact form after Bell et al. 2023.
     """
-    require_choice(rule, "rule", RULES)
-    require_whole(nodes, "nodes")
-    require_whole(most_pieces, "most_pieces")
-    if tolerance is not None and (not is_finite_number(tolerance) or tolerance <= 0):
-        raise ValueError(f"tolerance must be a positive number or None, got {tolerance!r}")
+    options = Options(rule, nodes, tolerance, most_pieces, by_parameter or layers, entries)
+    taken_apart = take_apart(run, x, outputs, options, progress)
+    unreached = Unreached()
+    unreached.add(taken_apart, range(len(x)))
+    unreached.warn(stacklevel=2)
+    return taken_apart
+
+
+def take_apart(
+    run: Recording,
+    x: Tensor,
+    outputs: int | Tensor | None,
+    options: Options,
+    progress: bool = False,
+) -> Interpolation:
+    """:func:`interpolate` without its warning: ``reached`` of the result says the same.
+
+    For those who ask part by part and number the queries of all parts together.
+    """
     require_walk(run, x)
-    unknown = set(entries) - set(run.names)
-    if isinstance(entries, str) or unknown:
-        raise ValueError(
-            f"entries must be a list of trained parameters ({', '.join(run.names)}), "
-            f"got {entries!r}"
-        )
-    if rule == "riemann":
-        tolerance = None
-    rules = Rules(rule, nodes, tolerance, most_pieces)
-    told = Walk(run, x, selection(outputs, len(x), x.device), rules, layers, tuple(entries))
-    told.backwards(progress)
-    return _warned(told.result())
-
-
-def _warned(told: Interpolation) -> Interpolation:
-    if told.tolerance is not None and not told.reached.all():
-        gap = (told.change - told.explained).norm(dim=1)
-        missed = ~told.reached
-        if (told.remainder.norm(dim=1) < gap / 2)[missed].any():
-            advice = (
-                "not in the quadrature but in the gradients of the training steps: an optimizer "
-                "with per-entry scales magnifies gradients that are nothing but rounding (a bias "
-                "before a normalisation, say); leave such parameters out, or train in float64"
-            )
-        else:
-            advice = "see remainder; allow more pieces or nodes"
-        warnings.warn(
-            f"the tolerance {told.tolerance:g} was not reached for queries "
-            f"{missed.nonzero().flatten().tolist()[:8]}: up to {told.completeness.max():.2g} of "
-            f"the change remains ({advice})",
-            stacklevel=3,
-        )
-    return told
+    entries = options.entries_among(run.names)
+    chosen = selection(outputs, len(x), x.device)
+    walk = Walk(run, x, chosen, options.rules, options.by_parameter, entries)
+    walk.backwards(progress)
+    return walk.result()

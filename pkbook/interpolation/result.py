@@ -31,7 +31,7 @@ class Interpolation:
     """Sub-intervals used at each step ``[K]`` by the query that needed most: more than one where
     the path had kinks."""
     by_parameter: dict[str, Tensor] = field(default_factory=dict)
-    """With ``layers=True``: the contributions by parameter tensor, ``{name: [N, m, C]}``."""
+    """With ``by_parameter=True``: the contributions by parameter tensor, ``{name: [N, m, C]}``."""
     entries: dict[str, Tensor] = field(default_factory=dict)
     """What moved through single entries of the parameters asked for, all samples together,
     ``{name: [m, C, *shape]}``."""
@@ -64,6 +64,11 @@ class Interpolation:
         """Whether each query's sum closes to the tolerance asked for, bool ``[m]``."""
         return self.completeness <= (0.0 if self.tolerance is None else self.tolerance)
 
+    def contributions_to(self, query: int) -> Tensor:
+        """Every sample's contribution to the outputs of one query, ``[N, C]``."""
+        self._require_place("query", query, self.contributions.shape[1])
+        return self.contributions[:, query]
+
     def by_group(self, labels: Tensor) -> dict:
         """Contributions summed over the samples of each label ``[N]``: ``{label: [m, C]}``."""
         labels = require_tensor(labels, "labels")
@@ -87,9 +92,13 @@ class Interpolation:
         """
         n, m, c = self.contributions.shape
         require_whole(k, "k")
-        for name, value, size in (("query", query, m), ("output", output, c)):
-            if not -size <= value < size:
-                raise ValueError(f"{name} must lie in 0..{size - 1}, got {value}")
+        self._require_place("query", query, m)
+        self._require_place("output", output, c)
         values = self.contributions[:, query, output]
         order = values.abs().argsort(descending=True, stable=True)[: min(k, n)]
         return order, values[order]
+
+    @staticmethod
+    def _require_place(name: str, value: int, size: int) -> None:
+        if not -size <= value < size:
+            raise ValueError(f"{name} must lie in 0..{size - 1}, got {value}")

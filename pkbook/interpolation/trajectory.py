@@ -1,10 +1,7 @@
 """The reader's door to a recorded run: record it, then ask what its samples did."""
 
-from torch import Tensor
-
-from pkbook.interpolation.interpolate import interpolate
-from pkbook.interpolation.path_kernel import path_kernel
-from pkbook.interpolation.result import Interpolation
+from pkbook.interpolation.interpolate import interpolate as _interpolate
+from pkbook.interpolation.path_kernel import path_kernel as _path_kernel
 from pkbook.runs.recording import Recording, batches
 
 __all__ = ["Trajectory", "batches"]
@@ -69,10 +66,6 @@ class Trajectory(Recording):
     True
     """
 
-    def interpolate(self, x: Tensor, **options) -> Interpolation:
-        """The change of the prediction at ``x``, sample by sample: :func:`pkbook.interpolate`."""
-        return interpolate(self, x, **options)
-
-    def path_kernel(self, x1: Tensor, x2: Tensor | None = None, **options) -> Tensor:
-        """The kernel summed along the run: :func:`pkbook.path_kernel`."""
-        return path_kernel(self, x1, x2, **options)
+    # The functions themselves: ``run`` is their first argument, and their options are written once.
+    interpolate = _interpolate
+    path_kernel = _path_kernel

@@ -1,9 +1,10 @@
 r"""A gradient kernel from the command line, in one process or several.
 
-    torchrun --nproc-per-node 2 -m pkbook.kernels.command --model my_models:trained \
+    torchrun --nproc-per-node 2 -m pkbook kernel --model my_models:trained \
         --x1 test.safetensors --x2 train.safetensors --out kernel.safetensors
 
-Without ``torchrun`` (``python -m pkbook.kernels.command ...``) it is one process.
+Without ``torchrun`` (``python -m pkbook kernel ...``) it is one process.  ``-m pkbook.gram``, the
+name before, goes on.
 ``my_models:trained`` is a function that is called without arguments and returns the model.  The
 kernel is written by rank 0, whole or not at all.  From Python: :func:`distributed_kernel`.
 """
@@ -119,7 +120,7 @@ def compute(args: argparse.Namespace, device: torch.device) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pkbook.kernels.command",
+        prog="python -m pkbook kernel",
         description="Gradient kernel of a model on two sets of inputs.",
     )
     add = parser.add_argument
@@ -146,7 +147,7 @@ def _work(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code, with a message on stderr where it is not 0."""
-    return reported("pkbook.kernels.command", _work, _parser().parse_args(argv))
+    return reported("pkbook kernel", _work, _parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -361,6 +361,11 @@ class Recording:
         """Model and optimizer copied together, so that the copy's optimizer moves the copy."""
         return copy.deepcopy((self.model, self.optimizer))
 
+    def facts(self) -> dict:
+        """What tells this run from others, wherever and by whichever version it is recorded."""
+        place = ("pkbook", "environment")
+        return {name: fact for name, fact in self._manifest().items() if name not in place}
+
     def _manifest(self) -> dict:
         return {
             "pkbook": __version__,

@@ -1,4 +1,4 @@
-"""``python -m pkbook.experiments``."""
+"""``python -m pkbook.experiments``: the same as ``python -m pkbook experiment``."""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Run experiments from the command line: ``python -m pkbook.experiments E6 --preset full``.
+"""Run experiments from the command line: ``python -m pkbook experiment E6 --preset full``.
+
+``python -m pkbook.experiments`` is the same; the results that are kept name it, so it stays.
 
 A module of `pkbook.experiments` takes part with ``Config`` (``quick()`` and ``full()``),
 ``run(config, device=, folder=, progress=)``, ``findings(result)`` giving
@@ -24,7 +26,7 @@ from pkbook.lab.plots.inline import close, png
 def parser() -> argparse.ArgumentParser:
     """What the command understands."""
     made = argparse.ArgumentParser(
-        prog="python -m pkbook.experiments",
+        prog="python -m pkbook experiment",
         description="Run an experiment of the paper; write its figures and numbers.",
         epilog="Without an id: the list. An interrupted run goes on where it stopped.",
     )
