@@ -22,7 +22,7 @@ book: ## build the book and print the page to open (STRICT=1: a missed claim fai
 test: ## package tests, notebooks, and the site in a real browser
 	@$(PYTHON) tools/run.py test
 
-check: ## style, import rules, types and notebooks, without running them (under a minute)
+check: ## style, import rules, types and notebooks, without running anything
 	@$(PYTHON) tools/run.py check
 
 lab: ## open the chapters in JupyterLab

@@ -64,7 +64,7 @@ def test() -> int:
 
 
 def check() -> int:
-    """style, import rules, types and notebooks, without running them (under a minute)"""
+    """style, import rules, types and notebooks, without running them"""
     return run("tools/check.py")
 
 
