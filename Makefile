@@ -11,7 +11,7 @@ STRICT ?=
 export VENV PORT JOBS STALL STRICT
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab serve claims clean environment
+.PHONY: help book test check lab serve claims clean environment
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ book: ## build the book and print the page to open (STRICT=1: a missed claim fai
 
 test: ## package tests, notebooks, and the site in a real browser
 	@$(PYTHON) tools/run.py test
+
+check: ## style, import rules, types and notebooks, without running anything
+	@$(PYTHON) tools/run.py check
 
 lab: ## open the chapters in JupyterLab
 	@$(PYTHON) tools/run.py lab

@@ -282,6 +282,7 @@ def test_the_landing_page_needs_no_skeleton_but_the_other_rules_hold():
     assert linter.lint(page, "book/index.ipynb") == []
     page["cells"][1]["execution_count"] = 1
     assert len(linter.lint(page, "book/index.ipynb")) == 1
+    assert len(linter.lint(page, "book/house.ipynb")) == 1
     assert len(linter.lint(page, "book/other.ipynb")) > 1
 
 

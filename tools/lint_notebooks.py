@@ -31,7 +31,9 @@ from notebook_text import (
     sections,
 )
 
-NO_CHAPTER = {"index.ipynb"}  # pages that need neither the skeleton nor exercises
+# Pages that need neither the skeleton nor exercises: the landing page, and the page on the package,
+# which teaches no theorem.
+NO_CHAPTER = {"index.ipynb", "house.ipynb"}
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group
     ("What you will be able to do",),
     ("Before you start",),

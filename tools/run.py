@@ -18,6 +18,7 @@ from environment import ROOT, NoEnvironment, ensure, python_of
 from order import longest_first
 
 STALL = "3600"
+CACHES = (".pytest_cache", ".ruff_cache", ".import_linter_cache")
 
 
 def setting(name: str, default: str) -> str:
@@ -62,6 +63,11 @@ def test() -> int:
     return run(*pytest, "tests", "pkbook", **env) or ran
 
 
+def check() -> int:
+    """style, import rules, types and notebooks, without running them"""
+    return run("tools/check.py")
+
+
 def claims() -> int:
     """measure every claim under other roundings and seeds (hours; goes on where it stopped)"""
     return run("tools/measure_claims.py", "--jobs", setting("JOBS", "2"))
@@ -86,7 +92,7 @@ def environment() -> int:
 
 def clean() -> int:
     """remove everything that was built, except the environment"""
-    for name in ("_build", "node_modules", "book/_static/vendor", ".pytest_cache", ".ruff_cache"):
+    for name in ("_build", "node_modules", "book/_static/vendor", *CACHES):
         shutil.rmtree(ROOT / name, ignore_errors=True)
     for folder in ("pkbook", "tests", "tools", "book"):
         for junk in (ROOT / folder).rglob("__pycache__"):
@@ -95,7 +101,7 @@ def clean() -> int:
 
 
 COMMANDS: dict[str, Callable[[], int]] = {
-    made.__name__: made for made in (book, test, lab, serve, claims, environment, clean)
+    made.__name__: made for made in (book, test, check, lab, serve, claims, environment, clean)
 }
 
 
