@@ -61,6 +61,12 @@ def require_module(model: object) -> nn.Module:
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
+        if p.is_complex():
+            raise TypeError(
+                f"model must have real trainable parameters, got {name!r} in {p.dtype}; keep its "
+                "real and imaginary parts as one real parameter and write "
+                "torch.view_as_complex(parameter) in forward"
+            )
         first = first or (name, p)
         if p.dtype != first[1].dtype:
             raise TypeError(

@@ -26,6 +26,7 @@ from pkbook.kernels.inputs import evaluate
 from pkbook.kernels.plan import Plan
 from pkbook.kernels.side import Side
 
+TRIED = 8  # pieces after which it is asked whether halving helps
 KEPT = 4  # gradients of a step kept as factors; more of them are summed as soon as they are known
 HELD = 2**28  # bytes of gradients kept for the pieces of a step; those beyond are computed again
 
@@ -67,6 +68,8 @@ class Average:
     r""":math:`f(\theta+\Delta)-f(\theta)-\langle\bar\varphi,\Delta\rangle`, ``[m, C]``, in
     float64; None where it was not asked for."""
     pieces: int
+    noise: Tensor | None = None
+    """Where halving gained nothing: the residual of one piece, ``[m, C]``, elsewhere zero."""
 
 
 class Segment:
@@ -140,15 +143,22 @@ def refined(
     ``[m, C]``, or it has ``most`` pieces.  (The sum alone could be small by luck; at kinks the
     signs are those of a coin, so the sum of absolute values would ask for far too much.)  What
     remains is returned.
+
+    A kink's residual shrinks with its piece.  What does not shrink is the computation's own
+    rounding, of a model that works with less precision than its parameters, say: a query whose
+    residuals are still half as large at ``TRIED`` pieces is halved no more.
     """
     rounding = 8 * torch.finfo(ends[0].dtype).eps * ends[0].abs().double()
     allowed = torch.maximum(allowed, rounding)
     everybody = torch.arange(len(ends[0]), device=ends[0].device)
     pieces = [_Piece(segment, nodes, (0.0, 1.0), everybody, ends)]
     count = torch.ones_like(everybody)
+    peak, stalled = torch.zeros_like(allowed[:, 0]), torch.zeros_like(everybody, dtype=torch.bool)
     while True:
         state = _State(pieces, allowed)
-        split = state.over & (count < most)
+        peak = torch.where(count < TRIED, torch.maximum(peak, state.level), peak)
+        stalled |= (count >= TRIED) & (state.level > peak / 2)
+        split = state.over & (count < most) & ~stalled
         if not split.any():
             break
         count += split
@@ -161,7 +171,9 @@ def refined(
         collected = _collected([pieces[0].sides], segment)
     else:
         collected = _added(pieces, len(everybody), segment)
-    return Average(collected, state.total, int(count.max()))
+    each = state.size / count.sqrt().unsqueeze(1)
+    noise = torch.where(stalled.unsqueeze(1), each, 0.0)
+    return Average(collected, state.total, int(count.max()), noise)
 
 
 class _Piece:
@@ -214,7 +226,9 @@ class _State:
             rows, r = p.rows[p.alive], p.residual[p.alive]
             self.total.index_add_(0, rows, r)
             square.index_add_(0, rows, r.square())
-        open_ = torch.maximum(self.total.abs(), square.sqrt()) > allowed
+        self.size = square.sqrt()
+        self.level = (self.size / allowed).amax(1)
+        open_ = torch.maximum(self.total.abs(), self.size) > allowed
         self.over = open_.any(1)
         largest = torch.full_like(allowed[:, 0], -1.0)
         self.worst = torch.zeros(len(allowed), dtype=torch.int64, device=allowed.device)

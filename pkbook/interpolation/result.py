@@ -37,6 +37,9 @@ class Interpolation:
     ``{name: [m, C, *shape]}``."""
     tolerance: float | None = None
     """What was asked of ``completeness``."""
+    doubt: str = "rounding"
+    """What most likely keeps the sum from closing, where it does not: *precision* (halving the
+    steps gained nothing), *scales* (an optimizer with per-entry scales), *rounding*."""
 
     @property
     def change(self) -> Tensor:

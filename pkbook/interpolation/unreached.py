@@ -8,12 +8,23 @@ from torch import Tensor
 
 from pkbook.interpolation.result import Interpolation
 
-ROUNDING = (
-    "not in the quadrature but in the gradients of the training steps: an optimizer with per-entry "
-    "scales magnifies gradients that are nothing but rounding (a bias before a normalisation, "
-    "say); leave such parameters out, or train in float64"
-)
 QUADRATURE = "see remainder; allow more pieces or nodes"
+CAUSES = {
+    "scales": (
+        "not in the quadrature but in the gradients of the training steps: an optimizer with "
+        "per-entry scales magnifies gradients that are nothing but rounding (a bias before a "
+        "normalisation, say); leave such parameters out, or train in float64"
+    ),
+    "rounding": (
+        "not in the quadrature but in the gradients of the training steps, which are rounded more "
+        "than the sum allows; compute in float64"
+    ),
+    "precision": (
+        "halving the steps gains nothing, so what remains is the rounding of the model's own "
+        "passes: does it compute in bfloat16 or float16, under autocast, or switch between two "
+        "implementations? Compute in float32 or float64, or ask for a larger tolerance"
+    ),
+}
 SHOWN = 8
 """Numbers that the warning writes out."""
 
@@ -30,7 +41,7 @@ class Unreached:
         self.numbers: list[int] = []
         self.gaps: list[Tensor] = []
         self.tolerance = 0.0
-        self.rounding = False
+        self.why = QUADRATURE
 
     def add(self, part: Interpolation, numbers: Sequence[int]) -> None:
         """Note the queries of a part that miss; ``numbers[i]`` is that of its query ``i``."""
@@ -41,7 +52,9 @@ class Unreached:
         self.numbers += [numbers[i] for i in missed.nonzero().flatten().tolist()]
         self.gaps.append(part.completeness[missed].cpu())
         gap = (part.change - part.explained).norm(dim=1)
-        self.rounding |= bool((part.remainder.norm(dim=1) < gap / 2)[missed].any())
+        elsewhere = bool((part.remainder.norm(dim=1) < gap / 2)[missed].any())
+        if elsewhere or part.doubt == "precision":
+            self.why = CAUSES[part.doubt]
 
     def warn(self, stacklevel: int) -> None:
         """Name what was noted, if anything was; ``stacklevel`` 1 is the caller's own line."""
@@ -50,6 +63,6 @@ class Unreached:
                 f"the tolerance {self.tolerance:g} was not reached for {self.what} "
                 f"{self.numbers[:SHOWN]} ({len(self.numbers)} in all): up to "
                 f"{torch.cat(self.gaps).max():.2g} of the change remains "
-                f"({ROUNDING if self.rounding else QUADRATURE})",
+                f"({self.why})",
                 stacklevel=stacklevel + 1,
             )

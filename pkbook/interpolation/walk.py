@@ -58,6 +58,9 @@ class Rules:
         return refined(segment, self.nodes, ends, allowed, self.most_pieces)
 
 
+NOISE = 3.0  # residuals below so many times the rounding known of earlier steps are not halved
+
+
 class Walk:
     """Walks a run backwards and collects the contributions."""
 
@@ -80,6 +83,7 @@ class Walk:
         self.other: dict[str, Tensor] = {}
         self.by_step: list = [None] * len(run)
         self.pieces = torch.ones(len(run), dtype=torch.int64)
+        self.noise, self.scaled = zero.clone(), False
         self.budget = None
         if rules.tolerance is not None:
             size = (self.final.double() - self.initial.double()).norm(dim=1, keepdim=True)
@@ -119,6 +123,7 @@ class Walk:
         for name, c in before.coefficients.items():
             nodes = average.nodes[name]
             pull = self.memory.pull(name, c, nodes)
+            self.scaled |= isinstance(c.inner, Tensor) or isinstance(c.outer, Tensor)
             own = own_terms(c, pull, nodes, before.parameters[name])
             if own is not None:
                 self._add_other("weight decay", own.T)
@@ -157,8 +162,10 @@ class Walk:
                 put_buffers(model, before.buffers)
             self._add_other("running statistics", after.double() - end.double())
         if self.budget is not None:
-            allowed = (self.budget / (k + 1)).sqrt()
+            allowed = torch.maximum((self.budget / (k + 1)).sqrt(), NOISE * self.noise)
         average = self.rules.average(segment, ends, allowed)
+        if average.noise is not None:
+            self.noise = torch.maximum(self.noise, average.noise)
         self.pieces[k] = average.pieces
         if self.budget is not None:  # what a step did not use is left for the steps before it
             self.remainder += average.residual
@@ -230,4 +237,11 @@ class Walk:
             self.by_parameter,
             self.entries,
             self.rules.tolerance,
+            self._doubt(),
         )
+
+    def _doubt(self) -> str:
+        """What most likely keeps a sum from closing, if one does not."""
+        if bool((self.noise > 0).any()):
+            return "precision"
+        return "scales" if self.scaled else "rounding"

@@ -186,12 +186,12 @@ def outputs_as_samples(factor: Factor) -> Factor:
     return Outer(factor.a.repeat(c, 1, 1), g)
 
 
-def last_sum(factor: Factor, r: Tensor | None = None) -> Tensor:
-    r"""The last output's gradients summed over samples, ``[P]``; weighted by ``r [n]`` if given."""
+def weighted_sum(factor: Factor, r: Tensor) -> Tensor:
+    r"""The sum :math:`\sum_{ik}r_{ik}g_{ik}` of all gradients, ``[P]``; weights ``r [n, K]``."""
+    r = r.to(factor.like)
     if isinstance(factor, Dense):
-        rows = factor.rows[-1]
-        return rows.sum(0) if r is None else r.to(rows) @ rows
-    g = factor.g[-1] if r is None else factor.g[-1] * r.to(factor.like)[:, None, None]
+        return torch.einsum("knp,nk->p", factor.rows, r)
+    g = sum(part * column[:, None, None] for part, column in zip(factor.g, r.T, strict=True))
     if isinstance(factor, Outer):
         return torch.bmm(g, factor.a).sum(0).flatten()
     found = g.new_zeros(factor.size + 1, g.shape[1])  # the last row takes what counts for none
@@ -205,18 +205,6 @@ def some_rows(factor: Factor, most: int) -> tuple[Factor, slice]:
         return factor, slice(None)
     rows, i = slice(0, most), factor.step
     return Outer(factor.a, [g[:, rows] for g in factor.g]), slice(0, most * i)
-
-
-def last_divided(factor: Factor, r: Tensor) -> Factor:
-    """The same with the last output's gradients divided by ``r [n]``."""
-    r = r.to(factor.like)
-    if isinstance(factor, Dense):
-        last = factor.rows[-1:] / r[:, None]
-        return Dense(torch.cat([factor.rows[:-1], last]) if factor.outputs > 1 else last)
-    g = [*factor.g[:-1], factor.g[-1] / r[:, None, None]]
-    if isinstance(factor, Outer):
-        return Outer(factor.a, g)
-    return Lookup(factor.tokens, g, factor.size)
 
 
 def merge(factors: list[Factor]) -> Factor:

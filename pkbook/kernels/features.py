@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pkbook.basics.parameters import Tree
 from pkbook.kernels.inputs import checked, evaluate, selection
-from pkbook.kernels.passes import Forward, calling
+from pkbook.kernels.passes import Forward, calling, watched
 
 
 def inner(features: Tree, vector: Tree) -> Tensor:
@@ -142,6 +142,8 @@ def tangent_features(
     parameters = checked(model, x, parameters, "x")
     chosen = selection(outputs, x.shape[0], x.device)
     evaluate(model, x[:1], parameters, None if chosen is None else chosen[:1])
+    with watched(calling(model, x[:1]), parameters):
+        pass  # refuses a model that reaches its parameters by another way
     tree = features(model, x, parameters, chosen)
     return torch.cat([tree[name].reshape(*tree[name].shape[:2], -1) for name in parameters], 2)
 

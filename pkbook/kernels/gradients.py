@@ -31,8 +31,7 @@ def batch_side(
     factors = {} if found is None else dict(found.side)
     settled = frozenset() if found is None else found.settled
     rest = _sample_by_sample(model, x, parameters, settled, None)
-    if found is not None:
-        _require_agreement(found, rest)
+    _require_agreement(found, rest)
     return factors | rest, settled
 
 
@@ -56,10 +55,8 @@ def query_side(
             found = None
     settled = frozenset() if found is None else found.settled
     rest = _sample_by_sample(model, x, parameters, settled, chosen)
-    if found is None:
-        return rest
     _require_agreement(found, rest)
-    return found.side | rest
+    return rest if found is None else found.side | rest
 
 
 def _sample_by_sample(
@@ -77,8 +74,8 @@ def _by_output(g: Tensor) -> Tensor:
     return g.detach().reshape(*g.shape[:2], -1).transpose(0, 1)
 
 
-def _require_agreement(found: Found, rest: Side) -> None:
-    for name, factor in rest.items():
+def _require_agreement(found: Found | None, rest: Side) -> None:
+    for name, factor in rest.items() if found and found.guard else ():
         if found.guard.refutes(name, factor):
             raise ValueError(
                 f"the gradient of {name!r} for a batch is not the sum of those of its samples "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.parameters import Tree
 from pkbook.basics.replaced import replaced
+from pkbook.kernels.rows import Rows
 from pkbook.kernels.watch import Watch
 
 Forward = Callable[..., AbstractContextManager[Tensor]]
@@ -31,9 +32,13 @@ def calling(model: nn.Module, x: Tensor) -> Forward:
         buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         own = {id(p): name for name, p in model.named_parameters() if name in leaves}
         with replaced(model, leaves | buffers), _one_path():
-            with watch or nullcontext():
-                f = model(x.clone())
+            inputs = x.clone()
             if watch is not None:
+                watch.rows = Rows(inputs, [*leaves.values(), *buffers.values()])
+            with watch or nullcontext():
+                f = model(inputs)
+            if watch is not None and watch.rows is not None:
+                watch.rows.kept &= watch.rows.has(f)
                 _require_replaced(f, own)
             yield f
 
@@ -91,35 +96,18 @@ def arrivals(f: Tensor, names: dict[int, str]) -> Counter:
     return found
 
 
-def pull_back(
-    f: Tensor, edges: list, seeds: list[Tensor], leaves: Tree
-) -> tuple[list[list[Tensor] | None], dict[str, Tensor | None]]:
-    """For every edge its gradients, one for each seed; None where nothing returns.
-
-    And the gradients of the parameters ``leaves`` for the last seed.
-    """
-    if not f.requires_grad:
-        return [None] * len(edges), dict.fromkeys(leaves)
-    rows = _all_but_last(f, edges, seeds[:-1]) if edges else []
-    wanted = [*edges, *leaves.values()]
-    last = torch.autograd.grad(f, wanted, seeds[-1], allow_unused=True)
-    rows.append(last[: len(edges)])
-    found = [None if column[0] is None else list(column) for column in zip(*rows, strict=True)]
-    sums = zip(leaves, last[len(edges) :], strict=True)
-    return found, {n: g if g is None or not g.is_sparse else g.to_dense() for n, g in sums}
-
-
-def _all_but_last(f: Tensor, edges: list, seeds: list[Tensor]) -> list[tuple]:
+def pull_back(f: Tensor, edges: list, seeds: list[Tensor]) -> list[list[Tensor] | None]:
+    """For every edge its gradients, one for each seed; None where nothing returns."""
+    if not edges or not f.requires_grad:
+        return [None] * len(edges)
     if f.is_cuda and len(seeds) > 1:  # one batched pass; on a CPU a loop is faster
         got = torch.autograd.grad(
-            f,
-            edges,
-            torch.stack(seeds),
-            is_grads_batched=True,
-            retain_graph=True,
-            allow_unused=True,
+            f, edges, torch.stack(seeds), is_grads_batched=True, allow_unused=True
         )
-        return [tuple(None if g is None else g[k] for g in got) for k in range(len(seeds))]
-    return [
-        torch.autograd.grad(f, edges, seed, retain_graph=True, allow_unused=True) for seed in seeds
+        return [None if g is None else list(g) for g in got]
+    last = len(seeds) - 1
+    rows = [
+        torch.autograd.grad(f, edges, seed, retain_graph=k < last, allow_unused=True)
+        for k, seed in enumerate(seeds)
     ]
+    return [None if column[0] is None else list(column) for column in zip(*rows, strict=True)]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pkbook.basics.parameters import Tree
-from pkbook.kernels.factors import Factor, Layout, last_divided, merge
-from pkbook.kernels.guard import Guard, sample_weights
+from pkbook.kernels.factors import Factor, Layout, merge
+from pkbook.kernels.guard import Guard
 from pkbook.kernels.layers import Use
 from pkbook.kernels.passes import Forward, pull_back, watched
 from pkbook.kernels.plan import Plan, require_alone, signature
@@ -34,8 +34,8 @@ class Found:
     """The factors that agree with autograd."""
     settled: frozenset[str]
     """Parameters that need nothing more: those in ``side``, and those without any influence."""
-    guard: Guard
-    """To check what is computed for the others."""
+    guard: Guard | None
+    """To check what is computed for the others; None where the rows are known."""
 
 
 def side(
@@ -57,20 +57,28 @@ def side(
             require_alone(f.detach()[alone[0]], alone[1], made.term)
         uses = _checked_uses(watch, made)
         asked = _each_output(f) if seeds is None else seeds(f)
-        r = sample_weights(len(f), f)
-        asked[-1] = asked[-1] * r[:, None]
-        gradients, sums = pull_back(f, [use.edge for use, _ in uses], asked, watch.leaves)
-        guard = Guard(r, sums)
-        found = _merged(uses, gradients, parameters, made.covered)
-        agreed = {n: last_divided(f, r) for n, f in found.items() if guard.agrees(n, f)}
+        guard = None
+        if not _by_construction(watch, uses):
+            guard = Guard(f, watch.leaves, None if seeds is None else asked, watch.coarsest)
+        gradients = pull_back(f, [use.edge for use, _ in uses], asked)
+        found, misfits = _merged(uses, gradients, parameters, made.covered)
+        if guard is None:
+            return Found(found, made.covered - misfits, None)
+        agreed = {n: factor for n, factor in found.items() if guard.agrees(n, factor)}
         unmoved = {name for name in made.covered if guard.untouched(name)}
         return Found(agreed, frozenset(agreed) | unmoved, guard)
 
 
+def _by_construction(watch: Watch, uses: list[tuple[Use, Layout]]) -> bool:
+    """Whether row i of every activation, and of the outputs, is known to be sample i."""
+    plain = all(layout == Layout(0, 1, True) for _, layout in uses)
+    return watch.rows is not None and watch.rows.kept and plain
+
+
 def _merged(
     uses: list[tuple[Use, Layout]], gradients: list, parameters: Tree, covered: frozenset[str]
-) -> Side:
-    """One factor for each parameter; none where a use does not fit its layout."""
+) -> tuple[Side, set[str | None]]:
+    """One factor for each parameter, and the parameters with a use that does not fit its layout."""
     pieces: dict[str, list[Factor]] = {}
     misfits: set[str | None] = set()
     for (use, layout), g in zip(uses, gradients, strict=True):
@@ -85,7 +93,7 @@ def _merged(
             raise
         except (RuntimeError, IndexError):  # rows of another length than in the plan, say
             misfits |= {use.weight, use.bias}
-    return {name: merge(found) for name, found in pieces.items() if name not in misfits}
+    return {n: merge(found) for n, found in pieces.items() if n not in misfits}, misfits
 
 
 def _checked_uses(watch: Watch, made: Plan) -> list[tuple[Use, Layout]]:

@@ -12,6 +12,7 @@ after the layer changes the tensor, never the edge.
 from collections.abc import Callable
 from types import FunctionType
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from pkbook.basics.parameters import Tree
 from pkbook.kernels.layers import LAYERS, Use
+from pkbook.kernels.rows import Rows
 
 # Questions about values: a model that asks them may take another path for another batch.
 LOOKS = {
@@ -51,23 +53,34 @@ class Watch(TorchFunctionMode):
         self.uses: list[Use] = []
         self.other: set[str] = set()
         self.looked = False
+        self.rows: Rows | None = None
+        self.coarsest = 0.0
+        """Relative rounding of the least precise numbers that an operation gave."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         self.looked |= func in LOOKS
         met = self._met(args) | self._met(kwargs.values())
         if not met:
-            return func(*args, **kwargs)
+            return self._followed(func, args, kwargs)
         if func in COMPOSITES:  # what it calls inside is seen in its turn
             with self:
                 return COMPOSITES[func](*args, **kwargs)
         use = self._read(func, args, kwargs, met)
-        out = func(*args, **kwargs)
+        out = self._followed(func, args, kwargs)
         if use is None and self._carries_gradient(out):  # not so for p.shape or p.detach()
             self.other |= met
         elif use is not None and out.requires_grad:
             use.edge, use.out = get_gradient_edge(out), out.numel()
             self.uses.append(use)
+        return out
+
+    def _followed(self, func: Callable, args: tuple, kwargs: dict) -> object:
+        out = func(*args, **kwargs)
+        if self.rows is not None:
+            self.rows.see(func, args, kwargs, out)
+        if isinstance(out, Tensor) and out.is_floating_point():
+            self.coarsest = max(self.coarsest, torch.finfo(out.dtype).eps)
         return out
 
     @classmethod

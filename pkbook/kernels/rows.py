@@ -1,0 +1,102 @@
+"""Whether a forward pass keeps sample i in row i by construction, operation by operation.
+
+Where every operation that was seen treats rows one by one, and every tensor that went in came from
+such an operation, the samples are where they seem to be.  Anything else (a permutation, a sum over
+the batch, an index, a function of the reader's own) leaves it open.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pkbook.kernels.layers import LAYERS
+
+EACH_ENTRY: set[Callable] = {
+    torch.tanh, torch.sigmoid, torch.relu, torch.exp, torch.sin, torch.cos, torch.abs, torch.square,
+    torch.neg, torch.clamp, torch.erf,
+    Tensor.tanh, Tensor.sigmoid, Tensor.relu, Tensor.exp, Tensor.sin, Tensor.cos, Tensor.abs,
+    Tensor.square, Tensor.neg, Tensor.clamp, Tensor.__neg__, Tensor.contiguous, Tensor.float,
+    Tensor.double, torch.relu_, Tensor.relu_, torch.tanh_, Tensor.tanh_,
+    F.relu, F.gelu, F.silu, F.elu, F.selu, F.celu, F.softplus, F.leaky_relu, F.tanh, F.sigmoid,
+    F.hardtanh, F.relu6, F.hardswish, F.mish, F.logsigmoid, F.softsign, F.tanhshrink, F.dropout,
+}  # fmt: skip
+PAIRS: set[Callable] = {
+    torch.add, torch.sub, torch.mul, torch.div,
+    Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.add_, Tensor.mul_,
+    Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.__sub__, Tensor.__rsub__,
+    Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__, Tensor.__truediv__,
+}  # fmt: skip
+RESHAPES: set[Callable] = {
+    torch.flatten, torch.reshape, Tensor.flatten, Tensor.reshape, Tensor.view, Tensor.view_as,
+}  # fmt: skip
+POOLS: dict[Callable, int] = {
+    F.max_pool1d: 3, F.max_pool2d: 4, F.max_pool3d: 5,
+    F.avg_pool1d: 3, F.avg_pool2d: 4, F.avg_pool3d: 5,
+    F.adaptive_avg_pool1d: 3, F.adaptive_avg_pool2d: 4, F.adaptive_avg_pool3d: 5,
+    F.adaptive_max_pool1d: 3, F.adaptive_max_pool2d: 4, F.adaptive_max_pool3d: 5,
+}  # fmt: skip
+
+
+class Rows:
+    """Follows the tensors whose row i belongs to sample i."""
+
+    def __init__(self, x: Tensor, constants: Iterable[Tensor]) -> None:
+        self.n, self.kept = len(x) if x.ndim else 0, x.ndim > 0
+        self._known: dict[int, weakref.ref] = {}
+        self._constants = {id(t) for t in constants}
+        self._add(x)
+
+    def _add(self, t: Tensor) -> None:
+        self._known[id(t)] = weakref.ref(t)
+
+    def has(self, t: object) -> bool:
+        """Whether row i of a tensor is known to belong to sample i."""
+        reference = self._known.get(id(t))
+        return reference is not None and reference() is t
+
+    def see(self, func: Callable, args: tuple, kwargs: dict, out: object) -> None:
+        """Take note of one operation."""
+        if not self.kept or not _holds_tensor(out):  # a shape, a type, a device
+            return
+        keeps = isinstance(out, Tensor) and out.ndim > 0 and len(out) == self.n
+        self.kept = keeps and self._keeps(func, args, kwargs)
+        if self.kept and isinstance(out, Tensor):
+            self._add(out)
+
+    def _keeps(self, func: Callable, args: tuple, kwargs: dict) -> bool:
+        if not args or any(isinstance(a, Tensor) for a in kwargs.values() if func not in LAYERS):
+            return False
+        if func in LAYERS:
+            call = LAYERS[func].read(*args, **kwargs)
+            return call is not None and self.has(call.inputs) and call.inputs.ndim > 1
+        if func in PAIRS:
+            return self._pair(args)
+        first, *others = args
+        if not self.has(first) or any(isinstance(a, Tensor) for a in others):
+            return False
+        if func in POOLS:
+            return first.ndim == POOLS[func]
+        return func in EACH_ENTRY or func in RESHAPES
+
+    def _pair(self, args: tuple) -> bool:
+        """Two operands: rows of one kind, or rows and something that is the same for all rows."""
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        rows = [t for t in tensors if self.has(t)]
+        if not rows or any(t.ndim != rows[0].ndim for t in rows):
+            return False
+        return all(self._same_for_all(t, rows[0].ndim) for t in tensors if not self.has(t))
+
+    def _same_for_all(self, t: Tensor, dimensions: int) -> bool:
+        return id(t) in self._constants and (
+            t.ndim < dimensions or (t.ndim == dimensions and len(t) == 1)
+        )
+
+
+def _holds_tensor(out: Any) -> bool:
+    if isinstance(out, list | tuple):
+        return any(map(_holds_tensor, out))
+    return isinstance(out, Tensor)
