@@ -148,7 +148,7 @@ def test_a_constant_accuracy_has_no_rank_correlation():
 def test_an_interrupted_run_ends_as_a_whole_one(trained, tmp_path):
     cut = replace(TINY, seeds=(0,))
     printed_digits.run(cut, folder=tmp_path)
-    assert (tmp_path / "seed0" / "epoch4.pt").exists()
+    assert len(list((tmp_path / "seed0").glob("epoch4-*.safetensors"))) == 1
     assert same(printed_digits.run(TINY, folder=tmp_path), trained)
 
 

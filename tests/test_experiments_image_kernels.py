@@ -197,8 +197,9 @@ def test_an_interrupted_run_goes_on_and_repeats_itself(tiny, tmp_path, monkeypat
     monkeypatch.setattr(image_kernels, "look", breaks)
     with pytest.raises(KeyboardInterrupt):
         image_kernels.run(TINY, folder=tmp_path)
-    kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.pt")}
-    assert kept == {f"MNIST-seed0/epoch{e}.pt" for e in (0, 1, 4)}
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")]
+    kept = {(path.parent.as_posix(), path.stem.partition("-")[0]) for path in files}
+    assert kept == {("MNIST-seed0", f"epoch{e}") for e in (0, 1, 4)}
     before = torch.get_rng_state()
     found = image_kernels.run(TINY, folder=tmp_path)
     assert torch.equal(torch.get_rng_state(), before)

@@ -5,9 +5,10 @@ of inputs at one and the same distance are then compared under the normalised ke
 the jump of the square wave between them, and pairs on one side of it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from pkbook.kernels import normalised_kernel
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
+from pkbook.lab.experiments.machinery.settings import Settings, choices, positive, several, whole
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.problems import data, losses, models
 
@@ -25,36 +27,24 @@ TARGETS = {"sine": data.sine, "square wave": data.square_wave}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` is wider, longer, with ten seeds."""
 
-    targets: tuple[str, ...] = ("sine", "square wave")
-    width: int = 64
-    samples: int = 100  # inputs on (-pi, pi), so that the square wave jumps once, at 0
-    rate: float = 0.01
-    steps: int = 1400
-    seeds: tuple[int, ...] = (0, 1, 2)
+    targets: tuple[str, ...] = choices(("sine", "square wave"), tuple(TARGETS))
+    width: int = whole(64)
+    samples: int = whole(100, least=8, multiple=2)
+    """Inputs on (-pi, pi), so that the square wave jumps once, at 0."""
+    rate: float = positive(0.01)
+    steps: int = whole(1400)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for name in self.targets:
-            if name not in TARGETS:
-                raise ValueError(f"targets: expected {' or '.join(TARGETS)}, came {name!r}")
-        if self.samples < 8 or self.samples % 2:
-            raise ValueError(
-                f"samples: expected an even number from 8, came {self.samples}; write samples=100"
-            )
-        if not self.targets or not self.seeds:
-            raise ValueError("targets, seeds: expected at least one of each")
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(
-            cls(width=256, samples=200, rate=1e-3, steps=20_000, seeds=tuple(range(10))), **changes
-        )
+    FULL: ClassVar = {
+        "width": 256,
+        "samples": 200,
+        "rate": 1e-3,
+        "steps": 20_000,
+        "seeds": tuple(range(10)),
+    }
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ def run(
         fresh = models.mlp(1, config.width, 1, activation="tanh", seed=seed)
         starts.append(profile(normalised_kernel(fresh, x)))
         for name, y in zip(config.targets, targets, strict=True):
-            path = None if folder is None else folder / f"{name}-{seed}.pt"
+            path = None if folder is None else folder / f"{name}-{seed}"
             make = partial(study, config, y.to(device), x.to(device), seed)
             found.append(remembered(path, make))
     count = len(targets)

@@ -7,8 +7,9 @@ of the training features (:func:`pkbook.diagnostics.outside_span`).
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,11 +18,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.basics.checks import require_whole
 from pkbook.function_space.diagnostics import outside_span
 from pkbook.function_space.kernel_matrix import as_gram
 from pkbook.kernels import gradient_kernel
 from pkbook.lab import plots
+from pkbook.lab.experiments.machinery.settings import Settings, positive, several, whole
 from pkbook.lab.experiments.machinery.training import fit, remembered
 from pkbook.problems import data, models
 
@@ -30,39 +31,29 @@ MOMENTS = ("before", "after")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes three seconds a seed on a CPU; `full()` has five times the data."""
 
     seen: tuple[int, ...] = (0, 1, 2, 3, 4)
-    per_class: int = 20
+    per_class: int = whole(20)
     """Training images of each seen digit."""
-    held_out: int = 10
+    held_out: int = whole(10)
     """Images of each digit, seen or not, that training does not use."""
-    epochs: int = 40
-    batch: int = 20
-    rate: float = 1e-3
-    tolerances: tuple[float, ...] = (1e-6, 1e-3, 1e-2, 1e-1)
+    epochs: int = whole(40)
+    batch: int = whole(20)
+    rate: float = positive(1e-3)
+    tolerances: tuple[float, ...] = several((1e-6, 1e-3, 1e-2, 1e-1))
     """Of the singular values, relative to the largest; the first is the one that counts."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for name in ("per_class", "held_out", "epochs", "batch"):
-            require_whole(getattr(self, name), name)
+    FULL: ClassVar = {"per_class": 100, "held_out": 40, "seeds": tuple(range(5))}
+
+    def check_together(self) -> None:
         if len(self.seen) != 5 or len(set(self.seen) & set(range(10))) != 5:
             raise ValueError(
                 f"seen must hold five different digits, so that as many are unseen, got "
                 f"{self.seen}; write (0, 1, 2, 3, 4)"
             )
-        if not self.seeds or not self.tolerances:
-            raise ValueError("seeds and tolerances must hold at least one each")
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(cls(per_class=100, held_out=40, seeds=tuple(range(5))), **changes)
 
     @property
     def unseen(self) -> tuple[int, ...]:
@@ -118,7 +109,7 @@ def run(
     """Draw images, train, and look before and after, for every seed."""
     found = []
     for seed in config.seeds:
-        path = None if folder is None else folder / f"seed{seed}.pt"
+        path = None if folder is None else folder / f"seed{seed}"
         found.append(remembered(path, lambda s=seed: _study(config, s, device, progress)))
     return Result(config, **{name: torch.stack([f[name] for f in found]) for name in found[0]})
 
