@@ -128,12 +128,13 @@ def test_e1_on_a_seed_that_the_chapter_does_not_use():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss": "cubic"}, "loss: expected one of squared"),
-        ({"epochs": ()}, "epochs: expected increasing"),
-        ({"epochs": (5, 0)}, "epochs: expected increasing"),
-        ({"neighbours": 600}, "neighbours: expected 1 to 599"),
-        ({"batch": 0}, "batch: expected 1 to 600"),
-        ({"seeds": ()}, "seeds: expected at least one"),
+        ({"loss": "cubic"}, "loss must be one of 'squared'"),
+        ({"epochs": ()}, "epochs must be increasing numbers"),
+        ({"epochs": (5, 0)}, "epochs must be increasing numbers"),
+        ({"neighbours": 600}, "neighbours must be at most 599"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 601}, "batch must be at most 600"),
+        ({"seeds": ()}, "seeds must hold at least one"),
     ],
 )
 def test_e1_refuses_settings_that_make_no_sense(change, message):
@@ -219,9 +220,9 @@ def test_e2_on_a_seed_that_the_chapter_does_not_use():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"targets": ("cosine",)}, "targets: expected sine or square wave"),
-        ({"samples": 15}, "samples: expected an even number"),
-        ({"seeds": ()}, "targets, seeds: expected at least one"),
+        ({"targets": ("cosine",)}, "targets must be one of 'sine', 'square wave'"),
+        ({"samples": 15}, "samples must be a multiple of 2"),
+        ({"seeds": ()}, "must hold at least one"),
     ],
 )
 def test_e2_refuses_settings_that_make_no_sense(change, message):

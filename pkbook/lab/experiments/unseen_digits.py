@@ -69,8 +69,9 @@ class Config(Settings):
     def check_together(self) -> None:
         if self.outputs is not None:
             require_whole(self.outputs, "outputs", least=10)
-        most = 2 * self.held_out - 1
-        require_at_most(self.neighbours, "neighbours", most, "the other pictures of two digits")
+        most = 2 * self.held_out
+        why = f"fewer than the {most} pictures of two digits"
+        require_at_most(self.neighbours, "neighbours", most - 1, why)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pkbook.basics.checks import is_finite_number, require_choice, require_whole
 
 Check = Callable[[Any, str], object]
 """Called with a field's value and name; raises what is wrong with it."""
+COUNTS = {1: "one", 2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def several(default: tuple, each: Check | None = None, *, least: int = 1) -> Any
 
     def check(values: Any, name: str) -> None:
         if len(values) < least:
-            raise _refuse(name, f"at least {least} of them", values, default)
+            words = f"hold at least {COUNTS[least]}"
+            raise ValueError(f"{name} must {words}, got {values!r}; write {name}={default!r}")
         for value in values if each is not None else ():
             each(value, name)
 
@@ -137,8 +139,8 @@ def increasing(
     low: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """Numbers that increase: the first ``start``, or at least ``low``; the last at most ``most``."""
-    words = f"at least {least} increasing numbers" if least > 1 else "increasing numbers"
+    """Numbers that increase: the first is ``start``, or ``low`` or more; none is above ``most``."""
+    words = f"at least {COUNTS[least]} increasing numbers" if least > 1 else "increasing numbers"
     words += "" if start is None else f" that begin with {start}"
     words += "" if low is None else f" from {low} on"
     words += "" if most is None else f" up to {most}"
