@@ -259,11 +259,9 @@ def draw_losses(results: Sequence[Result]) -> Figure:
     for colour, result in zip(plots.PALETTE, results, strict=False):
         name, epochs = result.config.loss, result.config.epochs
         line, side = ("-", "two-sided") if name in TWO_SIDED else ("--", "one-sided")
-        style = {"marker": markers[name], "color": colour, "label": f"{name} ({side})"}
+        look = colour, line, markers[name]
         for ax, values in ((left, result.share), (right, result.push)):
-            low, high = values.min(0).values, values.max(0).values
-            ax.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-            ax.plot(epochs, values.mean(0), line, **style)
+            plots.band(ax, epochs, values, *look, label=f"{name} ({side})")
     base = torch.stack([result.euclidean for result in results]).mean()
     left.axhline(base, color="black", linewidth=0.9, linestyle=":")
     left.text(results[0].config.epochs[-1], base - 0.012, "in the plane", ha="right", va="top")

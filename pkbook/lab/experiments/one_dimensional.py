@@ -20,7 +20,7 @@ from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, choices, positive, several, whole
-from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.machinery.training import fit, remembered
 from pkbook.problems import data, losses, models
 
 TARGETS = {"sine": data.sine, "square wave": data.square_wave}
@@ -71,10 +71,7 @@ class Result:
 def train(config: Config, model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Full-batch Adam on the squared loss; returns the loss at the end."""
     optimizer = torch.optim.Adam(model.parameters(), lr=config.rate)
-    for _ in range(config.steps):
-        optimizer.zero_grad()
-        losses.squared(model(x), y).mean().backward()
-        optimizer.step()
+    next(fit(model, losses.squared, optimizer, (x, y), epochs=(config.steps,), batch=None, seed=0))
     with torch.no_grad():
         return losses.squared(model(x), y).mean().item()
 
@@ -174,9 +171,7 @@ def draw_profile(result: Result) -> Figure:
             (near, "-", plots.PALETTE[0], "on one side of 0"),
             (far, "--", plots.PALETTE[1], "on both sides of 0"),
         ):
-            low, high = values.min(0).values, values.max(0).values
-            ax.fill_between(result.distance, low, high, color=colour, alpha=0.25, linewidth=0)
-            ax.plot(result.distance, values.mean(0), line, color=colour, label=label)
+            plots.band(ax, result.distance, values, colour, line, label=label)
         ax.set(title=name, xlabel="distance $|x-x'|$")
     axes[0, 0].set_ylabel(r"mean $\hat K_{x,x'}$")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

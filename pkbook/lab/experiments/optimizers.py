@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -347,7 +346,7 @@ def draw_curves(result: Result, anchor: str = "disk edge") -> Figure:
     for ax, o in zip(axes.flat, range(len(names)), strict=True):
         for kind, values in curves(result, anchor).items():
             for line in values[:, o] if kind == "other class" else values[o][None]:
-                _band(ax, epochs, line, *CURVES[kind], label=kind)
+                plots.band(ax, epochs, line, *CURVES[kind], label=kind)
         for level in (ALIKE, APART):
             ax.axhline(level, color=plots.NEUTRAL, linewidth=0.9, linestyle=":")
         ax.set(title=names[o], ylim=(-0.3, 1.08))
@@ -362,13 +361,6 @@ def draw_curves(result: Result, anchor: str = "disk edge") -> Figure:
     for ax in axes[1]:
         ax.set_xlabel("epoch")
     return fig
-
-
-def _band(ax: Axes, epochs, values: Tensor, colour, line, marker, label) -> None:
-    """Mean over the seeds ``[S, E]``, and their range as a band."""
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-    ax.plot(epochs, values.mean(0), line, marker=marker, color=colour, label=label)
 
 
 def draw_distance(result: Result, epoch: int | None = None) -> Figure:

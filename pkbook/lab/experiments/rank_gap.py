@@ -307,14 +307,15 @@ def draw_fit(result: Result, seed: int = 0) -> Figure:
 
 @plots.style()
 def draw_ranks(result: Result) -> Figure:
-    """Figure 7: ranks of both tangent matrices over training, mean and range over the seeds."""
+    """Figure 7: ranks of both tangent matrices over training, median and range over seeds."""
     fig, panels = _pair()
     for p, ax in enumerate(panels):
         for r, (name, line, marker) in enumerate(
             (("training inputs", "-", "o"), ("with test inputs", "--", "s"))
         ):
             values = result.ranks[p, :, :, r].double()
-            _band(ax, result.config.moments, values, plots.PALETTE[r], line, marker, name)
+            look = plots.PALETTE[r], line, marker
+            plots.band(ax, result.config.moments, values, *look, label=name, middle="median")
         low, high = result.ranks.min().item(), result.ranks.max().item()
         ax.set(ylabel="rank", yticks=range(low, high + 1), ylim=(low - 0.3, high + 0.3))
         _logarithmic(ax, result.config)
@@ -332,22 +333,17 @@ def draw_losses(result: Result) -> Figure:
         panels, ("training loss", "test loss"), (result.train_loss, result.test_loss), strict=True
     ):
         for p, (place, marker) in enumerate(zip(PLACES, "os", strict=True)):
-            colour, line = plots.PALETTE[p], "-" if p == 0 else "--"
-            _band(ax, result.config.moments, values[p], colour, line, marker, place)
-        ax.set(title=title, yscale="log", ylabel="loss")
+            look = plots.PALETTE[p], "-" if p == 0 else "--", marker
+            plots.band(ax, result.config.moments, values[p], *look, label=place, middle="median")
+        ax.set(title=title, ylabel="loss")
         _logarithmic(ax, result.config)
+    panels[0].set_yscale("log")  # the panels share it
+    for ax in panels:
+        ax.minorticks_off()
     panels[-1].set_xlabel("step")
     handles, labels = panels[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=2)
     return fig
-
-
-def _band(ax: Axes, steps, values: Tensor, colour: str, line: str, marker: str, label: str) -> None:
-    """Median over the seeds ``[S, E]``, and their range as a band."""
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-    middle = values.quantile(0.5, dim=0)
-    ax.plot(steps, middle, line, marker=marker, color=colour, label=label)
 
 
 @plots.style()

@@ -132,9 +132,7 @@ def draw(result: Result) -> Figure:
     scales, looks = result.config.scales, (("o", "-", plots.PLUS), ("s", "--", plots.MINUS))
     for k, (name, (mark, line, colour)) in enumerate(zip(TARGETS, looks, strict=True)):
         values = result.test[k, :, :, -1]
-        low, high = values.amin(1), values.amax(1)
-        ax.fill_between(scales, low, high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(scales, values.mean(1), line, marker=mark, color=colour, label=name)
+        plots.band(ax, scales, values.T, colour, line, mark, label=name)
         limit = result.lazy[k, :, -1].mean()
         ax.plot(scales[-1] * 2, limit, mark, color=colour, fillstyle="none", markersize=8)
     ax.set(xscale="log", yscale="log", xlabel=r"output scale $\alpha$", ylabel="test error")

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -213,7 +212,8 @@ def draw_gap(result: Result) -> Figure:
     tolerances = torch.logspace(-6, -0.3, 58, dtype=torch.float64)
     gaps = torch.stack([result.gap(t)[:, -1] for t in tolerances.tolist()], -1).double()
     for g, line in enumerate(("-", "--")):
-        _band(ax, tolerances, gaps[:, g], plots.PALETTE[g], line, f"{GROUPS[g]} digits")
+        name = f"{GROUPS[g]} digits"
+        plots.band(ax, tolerances, gaps[:, g], plots.PALETTE[g], line, label=name)
     ax.set(xscale="log", xlabel="tolerance, relative to the largest", ylabel="rank gap")
     ax.legend()
     return fig
@@ -223,14 +223,9 @@ def draw_gap(result: Result) -> Figure:
 def draw_auroc(result: Result) -> Figure:
     """How well three quantities tell unseen from seen, one dot a seed."""
     fig, ax = plots.figure(height=2.9)
-    rows = rates(result)
-    for place, values in enumerate(rows.values()):
-        ax.plot(values, [place] * len(values), "o", color=plots.MINUS, alpha=0.8)
-        ax.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color="black", lw=2.5)
     ax.axvline(0.5, color=plots.NEUTRAL, linestyle=":")
-    ax.set(yticks=range(len(rows)), xlabel="unseen told from seen (AUROC)", xlim=(0.3, 1.02))
-    ax.set_yticklabels(rows)
-    ax.invert_yaxis()
+    plots.dots(ax, rates(result))
+    ax.set(xlabel="unseen told from seen (AUROC)", xlim=(0.3, 1.02))
     return fig
 
 
@@ -242,10 +237,3 @@ def rates(result: Result) -> dict[str, Tensor]:
         "share of the pixels": auroc(result.pixels),
         "doubt of the softmax": auroc(result.doubt[:, 1]),
     }
-
-
-def _band(ax: Axes, x: Tensor, values: Tensor, colour: str, line: str, label: str) -> None:
-    """Mean over the seeds ``[S, n]``, and their range as a band."""
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    ax.plot(x, values.mean(0), line, color=colour, label=label)
