@@ -1,5 +1,6 @@
 """What goes into the wheel: the package, light; into the sdist: the pictures as well."""
 
+import ast
 import importlib.util
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
@@ -53,9 +55,44 @@ def test_the_sdist_holds_the_pictures(source, tmp_path):
     assert {f"pkbook/problems/data/{n}.npz" for n in ("mnist10k", "cifar10_small")} <= names
 
 
-def test_every_import_of_the_package_is_declared():
+BROUGHT = {"PIL": "matplotlib", "requests": "pooch"}  # by what we ask for
+NAMES = {"sklearn": "scikit-learn", "umap": "umap-learn", "IPython": "ipython"}
+CORE = ("basics", "kernels", "runs", "interpolation")
+
+
+def imported(folder: Path) -> set[str]:
+    """The distributions that the modules below a folder import, anywhere in them."""
+    found = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.partition(".")[0])
+    others = found - set(sys.stdlib_module_names) - {"pkbook"}
+    return {NAMES.get(name, BROUGHT.get(name, name)) for name in others}
+
+
+def declared() -> tuple[dict[str, Requirement], dict[str, Requirement], dict[str, Requirement]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    core = {"torch", "numpy", "safetensors", "filelock", "tqdm"}
-    assert {requirement.partition(">")[0] for requirement in project["dependencies"]} == core
-    lab = {line.partition(">")[0] for line in project["optional-dependencies"]["lab"]}
-    assert lab >= {"scipy", "scikit-learn", "matplotlib", "seaborn", "ipywidgets", "pooch"}
+    extras = project["optional-dependencies"]
+    lists = project["dependencies"], extras["lab"], extras["book"]
+    return tuple({r.name: r for r in map(Requirement, lines)} for lines in lists)
+
+
+def test_what_is_imported_is_declared_and_nothing_else():
+    core, lab, _ = declared()
+    rooms = set().union(*(imported(ROOT / "pkbook" / room) for room in CORE))
+    assert rooms == set(core)
+    assert imported(ROOT / "pkbook") == set(core) | set(lab)
+
+
+def test_the_pinned_versions_lie_in_the_ranges():
+    lines = (ROOT / "constraints.txt").read_text().split()
+    pinned = {
+        name.lower(): version for name, _, version in (line.partition("==") for line in lines)
+    }
+    for group in declared():
+        for name, requirement in group.items():
+            if name != "pkbook":
+                assert requirement.specifier.contains(pinned[name.lower()]), name
