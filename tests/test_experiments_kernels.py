@@ -241,3 +241,19 @@ def test_full_is_larger_than_quick_and_both_take_changes(experiment):
     quick, full = experiment.Config.quick(), experiment.Config.full()
     assert len(full.seeds) > len(quick.seeds)
     assert experiment.Config.full(seeds=(3,)).seeds == experiment.Config.quick(seeds=(3,)).seeds
+
+
+def test_the_line_is_trained_as_a_plain_loop_trains_it():
+    """To the last bit, and with the global random state left alone."""
+    x, y = pk.data.sine(16)
+    net, other = (pk.models.mlp(1, 6, 1, activation="tanh", seed=3) for _ in range(2))
+    optimizer = torch.optim.Adam(other.parameters(), lr=TINY_LINE.rate)
+    for _ in range(TINY_LINE.steps):
+        optimizer.zero_grad()
+        (0.5 * (other(x) - y).square()).sum(1).mean().backward()
+        optimizer.step()
+    before = torch.get_rng_state()
+    one_dimensional.train(TINY_LINE, net, x, y)
+    assert torch.equal(torch.get_rng_state(), before)
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
