@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import memory
-from benchmarks.explain_peers import Case
+from benchmarks.explain_case import Case
 from benchmarks.explain_setting import OPTIMIZERS, Setting, build, train, winners
 
 WORKER = Path(__file__).with_name("explain_worker.py")

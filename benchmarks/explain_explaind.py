@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.explain_peers import Case, Unsuitable
+from benchmarks.explain_case import Case, Unsuitable
 
 
 class _Numbered(Dataset):

@@ -1,13 +1,13 @@
 """Ways to divide one run's change of a prediction among its samples: ours and other packages'.
 
-A factory takes a :class:`Case` and gives a function without arguments that returns contributions
+A factory takes a case and gives a function without arguments that returns contributions
 ``[N, m]``; each is used as its documentation shows.  A factory that cannot do a case raises
-:class:`Unsuitable`; a package that is not installed raises ``ImportError``.  This module needs
-torch only: it is imported by the peers' Python as well.
+:class:`~benchmarks.explain_case.Unsuitable`; a package that is not installed raises
+``ImportError``.  This module needs torch only: it is imported by the peers' Python as well.
 """
 
 import copy
-from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib import metadata
 
 import torch
@@ -15,57 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import TensorDataset
 
-
-class Unsuitable(Exception):
-    """The method does not treat this case."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A run as it was made, and what is asked about it."""
-
-    model: nn.Sequential
-    """At the start of the run; its outputs are log-probabilities."""
-    kind: str
-    """A class of ``torch.optim``, with its ``options``."""
-    options: dict
-    x: Tensor
-    y: Tensor
-    queries: Tensor
-    outputs: Tensor
-    """One for each query, ``[m]``."""
-    batches: list[Tensor]
-    states: list[dict[str, Tensor]]
-    """State dicts before each step, and the last."""
-    every: int
-    """Steps from one checkpoint to the next, for a method that takes few of them."""
-
-    def save(self, path: str) -> None:
-        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, path)
-
-    @staticmethod
-    def load(path: str) -> "Case":
-        return Case(**torch.load(path, weights_only=False))
-
-    def small(self) -> "Case":
-        """Two steps, three samples, three queries: after it, nothing is left to be loaded."""
-        three = torch.arange(3)
-        return replace(
-            self, x=self.x[:3], y=self.y[:3], queries=self.queries[:3], outputs=self.outputs[:3],
-            batches=[three, three], states=self.states[:3],
-        )  # fmt: skip
-
-    @property
-    def rate(self) -> float:
-        return self.options["lr"]
-
-    def nothing(self) -> Tensor:
-        return torch.zeros(len(self.x), len(self.queries), dtype=torch.float64)
-
-    def picked(self, values: Tensor) -> Tensor:
-        """From ``[..., m, C]`` the output asked of each query, ``[..., m]``."""
-        index = self.outputs[:, None].expand(*values.shape[:-1], 1)
-        return values.gather(-1, index)[..., 0]
+from benchmarks import explain_explaind
+from benchmarks.explain_case import Case
 
 
 def _result(contributions: Tensor, other: Tensor | float = 0.0, final: dict | None = None) -> dict:
@@ -189,15 +140,6 @@ def dattri_steps(case: Case):
     return explain
 
 
-def _explaind(nodes: int):
-    def factory(case: Case):
-        from benchmarks.explain_explaind import record
-
-        return record(case, nodes)
-
-    return factory
-
-
 METHODS = {
     "ours": _ours(nodes=1, tolerance=None),
     "ours-tolerance": _ours(),
@@ -206,8 +148,8 @@ METHODS = {
     "captum-tracincp": _captum_checkpoints("TracInCP", sample_wise_grads_per_batch=True),
     "captum-fast": _captum_checkpoints("TracInCPFast"),
     "dattri-steps": dattri_steps,
-    "explaind": _explaind(10),
-    "explaind-1-node": _explaind(1),
+    "explaind": partial(explain_explaind.record, nodes=10),
+    "explaind-1-node": partial(explain_explaind.record, nodes=1),
 }
 PEERS = tuple(name for name in METHODS if not name.startswith("ours"))
 

@@ -70,7 +70,8 @@ def _megabytes(store) -> float:
 
 def one_method(request: dict) -> dict:
     """A method of :mod:`benchmarks.explain_peers` on a recorded run; the result goes to a file."""
-    from benchmarks.explain_peers import METHODS, Case, Unsuitable, versions
+    from benchmarks.explain_case import Case, Unsuitable
+    from benchmarks.explain_peers import METHODS, versions
 
     case, factory = Case.load(request["case"]), METHODS[request["method"]]
     try:

@@ -11,6 +11,7 @@ from benchmarks import limits, memory
 from benchmarks.cases import Problem, relative_error
 from benchmarks.jax_client import JaxMethod
 from benchmarks.peers import JAX_METHODS, METHODS, Unsuitable
+from benchmarks.reference import reference
 
 
 @dataclass
@@ -174,8 +175,6 @@ def _limit(problem: Problem, passes: dict, rate: float, square_rate: float) -> d
 
 def accuracy(problem: Problem, factory, weight) -> float:
     """Error of a method on the first samples against float64 automatic differentiation."""
-    from benchmarks.reference import reference
-
     x2 = None if problem.x2 is None else problem.x2[:8]
     few = Problem(problem.case, problem.model, problem.x1[:8], x2)
     return relative_error(factory(few)(), reference(few, weight))

@@ -7,7 +7,7 @@ Describing Neural Network Generalization*, arXiv 2603.13872.
 import importlib
 from typing import TYPE_CHECKING
 
-from pkbook.basics import old_paths
+from pkbook.basics import extras, old_paths
 from pkbook.basics.files import StorageError
 from pkbook.basics.processes import RankError
 from pkbook.basics.version import __version__
@@ -96,7 +96,8 @@ def __getattr__(name: str) -> object:
     if name not in LATER:
         raise AttributeError(f"module 'pkbook' has no attribute {name!r}")
     module, _, attribute = LATER[name].partition(":")
-    found = importlib.import_module(module)
+    with extras.needs_lab(f"pkbook.{name}"):
+        found = importlib.import_module(module)
     globals()[name] = found = getattr(found, attribute) if attribute else found
     return found
 

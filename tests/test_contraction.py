@@ -11,7 +11,8 @@ from torch import nn
 
 import pkbook as pk
 from pkbook.basics.parameters import trainable
-from pkbook.kernels import contraction as contract, passes as sides
+from pkbook.kernels import contraction as contract
+from pkbook.kernels.plan import plan
 
 # Said by torch itself about the naive model of one case.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -188,7 +189,7 @@ def test_the_exact_rules_cover_what_they_should(case):
     model, x1, *_ = setting(case)
     parameters = trainable(model)
     assert case.rest <= set(parameters)
-    assert sides.plan(model, x1, parameters).covered == set(parameters) - case.rest
+    assert plan(model, x1, parameters).covered == set(parameters) - case.rest
 
 
 @some("mlp, several outputs", "cnn", "time distributed", "lstm", "rows, time first")

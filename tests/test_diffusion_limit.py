@@ -406,6 +406,19 @@ def test_slopes_of_known_errors_and_their_coverage():
     assert exact.value == pytest.approx(1.5)
 
 
+def test_the_fit_solves_the_weighted_normal_equations():
+    """Two other ways to it: the 2 x 2 system written out, and its inverse for the interval."""
+    rates, errors = np.array([0.3, 0.1, 0.05, 0.01]), np.array([0.2, -0.09, 0.03, 0.008])
+    spread = np.array([0.01, 0.02, 0.001, 0.002])
+    x, y, w = np.log(rates), np.log(abs(errors)), (errors / spread) ** 2
+    system = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]])
+    slope, _ = np.linalg.solve(system, [(w * x * y).sum(), (w * y).sum()])
+    reach = 2.079614 * np.linalg.inv(system)[0, 0] ** 0.5  # Student's, 21 degrees of freedom
+    told = dl.fit_slope(rates, errors, spread, 21, 0.95)
+    assert told.value == pytest.approx(slope, rel=1e-12)
+    assert [told.low, told.high] == pytest.approx([slope - reach, slope + reach], rel=1e-6)
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pkbook.problems import data
-from pkbook.problems.data import download
+from pkbook.problems.data import download, images
 
 
 def write_idx(path, array):
@@ -208,3 +208,47 @@ def test_says_nothing_and_leaves_the_logger(small_mnist, tmp_path, capfd):
     data.mnist_full("test", tmp_path / "kept", progress=False)
     assert capfd.readouterr() == ("", "")
     assert pooch.get_logger().level == level
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """As after an installation from a wheel: no pictures beside the module, an empty cache."""
+    held = images.folder
+    (tmp_path / "installed").mkdir()
+    monkeypatch.setattr(images, "folder", tmp_path / "installed")
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.delenv("PKBOOK_DATA_URL", raising=False)
+    images._digits.cache_clear()
+    yield held
+    images._digits.cache_clear()
+
+
+def test_a_wheel_fetches_the_digits_once(wheel, server, monkeypatch, capfd):
+    folder, address, asked = server
+    (folder / "mnist10k.npz").write_bytes((wheel / "mnist10k.npz").read_bytes())
+    monkeypatch.setenv("PKBOOK_DATA_URL", address.rstrip("/"))
+    got = data.mnist("test", per_class=1)
+    images._digits.cache_clear()
+    again = data.mnist("test", per_class=1)
+    with np.load(wheel / "mnist10k.npz") as kept:
+        first = kept["images"][kept["labels"] == 0][-200]
+    assert torch.equal((255 * got.x[0, 0]).round().byte(), torch.from_numpy(first))
+    assert torch.equal(again.x, got.x)
+    assert asked == ["/mnist10k.npz"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_wheel_without_an_address_says_what_to_do(wheel, closed_address, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"a wheel does not.*in a clone.*PKBOOK_DATA_URL"):
+        data.mnist()
+    monkeypatch.setenv("PKBOOK_DATA_URL", closed_address)
+    with pytest.raises(ConnectionError, match=r"mnist10k.npz: could not be fetched.*PKBOOK_DATA"):
+        data.mnist()
+
+
+def test_a_wheel_refuses_another_file(wheel, server, monkeypatch):
+    folder, address, _ = server
+    (folder / "mnist10k.npz").write_bytes(b"a page that asks to log in")
+    monkeypatch.setenv("PKBOOK_DATA_URL", address)
+    with pytest.raises(ValueError, match=r"mnist10k.npz: expected a file with checksum sha256"):
+        data.mnist()

@@ -235,20 +235,20 @@ def test_pictures_show_the_numbers(tiny):
     [
         ({"networks": "huge"}, ["networks", "'small', 'large'", "'huge'"]),
         ({"architectures": ("MLP", "RNN")}, ["architectures", "'RNN'"]),
-        ({"architectures": ()}, ["architectures, shares, seeds", "at least one"]),
+        ({"architectures": ()}, ["architectures", "at least one"]),
         ({"seeds": ()}, ["at least one"]),
-        ({"steps": (0, 1)}, ["steps", "at least three", "(0, 10, 100)"]),
+        ({"steps": (0, 1)}, ["steps", "at least three", "(0, 1)"]),
         ({"steps": (0, 3, 3)}, ["steps", "increasing"]),
         ({"steps": (-1, 3, 4)}, ["steps", "(-1, 3, 4)"]),
         ({"shares": (0.0, 1.5)}, ["shares", "from 0 to 1", "1.5"]),
-        ({"samples": 305}, ["samples", "multiples of 10", "305"]),
-        ({"probes": 10}, ["probes", "two or more images", "10"]),
-        ({"sizes": (50,)}, ["probes, batch", "at most 50", "100"]),
-        ({"batch": 400, "sizes": ()}, ["probes, batch", "at most 300", "400"]),
+        ({"samples": 305}, ["samples", "multiple of 10", "305"]),
+        ({"probes": 10}, ["probes", "at least 20", "10"]),
+        ({"sizes": (50,)}, ["probes", "at most 50", "100"]),
+        ({"batch": 400, "sizes": ()}, ["batch", "at most 300", "400"]),
     ],
 )
 def test_refused(changes, words):
-    with pytest.raises(ValueError, match=r"expected|must be") as caught:
+    with pytest.raises(ValueError, match="must ") as caught:
         alignment.Config(**changes)
     for word in words:
         assert word in str(caught.value)

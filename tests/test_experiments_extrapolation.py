@@ -148,7 +148,7 @@ def test_a_constant_accuracy_has_no_rank_correlation():
 def test_an_interrupted_run_ends_as_a_whole_one(trained, tmp_path):
     cut = replace(TINY, seeds=(0,))
     printed_digits.run(cut, folder=tmp_path)
-    assert (tmp_path / "seed0" / "epoch4.pt").exists()
+    assert len(list((tmp_path / "seed0").glob("epoch4-*.safetensors"))) == 1
     assert same(printed_digits.run(TINY, folder=tmp_path), trained)
 
 
@@ -163,12 +163,12 @@ def test_full_is_the_papers_scale():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shown": 7}, "shown: expected at most 6, came 7"),
-        ({"shown": 1}, "shown: expected at least 2"),
-        ({"faces": 99}, "faces: expected at most 21"),
-        ({"sizes": (40,)}, "sizes: expected pixels from 1 to 28"),
-        ({"rate": 0.0}, "rate: expected a positive number"),
-        ({"seeds": ()}, "seeds: expected at least one"),
+        ({"shown": 7}, "shown must be at most 6, the training digits of a class, got 7"),
+        ({"shown": 1}, "shown must be at least 2"),
+        ({"faces": 99}, "faces must be at most 21"),
+        ({"sizes": (40,)}, "sizes must hold pixels from 1 to 28"),
+        ({"rate": 0.0}, "rate must be a positive number"),
+        ({"seeds": ()}, "seeds must hold at least one"),
         ({"batch": 0}, "batch must be at least 1"),
     ],
 )
@@ -251,13 +251,13 @@ def test_an_interrupted_e5_ends_as_a_whole_one(unseen, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"splits": ("0",)}, "splits: expected 2 to 8 of the ten digits"),
-        ({"splits": ("00",)}, "splits: expected 2 to 8 of the ten digits"),
-        ({"splits": ()}, "splits: expected 2 to 8 of the ten digits"),
-        ({"outputs": 5}, "outputs: expected None or at least 10"),
-        ({"neighbours": 8}, "neighbours: expected fewer than the 8"),
-        ({"rate": -1}, "rate: expected a positive number"),
-        ({"seeds": ()}, "seeds: expected at least one"),
+        ({"splits": ("0",)}, "splits must hold 2 to 8 of the ten digits"),
+        ({"splits": ("00",)}, "splits must hold 2 to 8 of the ten digits"),
+        ({"splits": ()}, "splits must hold at least one"),
+        ({"outputs": 5}, "outputs must be at least 10"),
+        ({"neighbours": 8}, "neighbours must be at most 7, fewer than the 8 pictures"),
+        ({"rate": -1}, "rate must be a positive number"),
+        ({"seeds": ()}, "seeds must hold at least one"),
     ],
 )
 def test_settings_of_e5_that_cannot_be_met_are_refused(change, message):

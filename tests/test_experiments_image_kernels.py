@@ -197,8 +197,9 @@ def test_an_interrupted_run_goes_on_and_repeats_itself(tiny, tmp_path, monkeypat
     monkeypatch.setattr(image_kernels, "look", breaks)
     with pytest.raises(KeyboardInterrupt):
         image_kernels.run(TINY, folder=tmp_path)
-    kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.pt")}
-    assert kept == {f"MNIST-seed0/epoch{e}.pt" for e in (0, 1, 4)}
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")]
+    kept = {(path.parent.as_posix(), path.stem.partition("-")[0]) for path in files}
+    assert kept == {("MNIST-seed0", f"epoch{e}") for e in (0, 1, 4)}
     before = torch.get_rng_state()
     found = image_kernels.run(TINY, folder=tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
@@ -268,15 +269,15 @@ def test_neighbours_give_up_and_go_on(few, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": ()}, "tasks: expected at least one Task"),
-        ({"tasks": ("MNIST",)}, "tasks: expected at least one Task"),
-        ({"shown": 4}, "shown: expected 2 to 3"),
-        ({"batch": 31}, "batch: expected 1 to 30"),
-        ({"rate": 0.0}, "rate: expected a positive number"),
-        ({"rate": math.inf}, "rate: expected a positive number"),
-        ({"momentum": 1.0}, "momentum: expected 0 <= number < 1"),
-        ({"dropout": -0.1}, "dropout: expected 0 <= number < 1"),
-        ({"seeds": ()}, "seeds: expected at least one"),
+        ({"tasks": ()}, "tasks must hold at least one"),
+        ({"tasks": ("MNIST",)}, "tasks must hold Tasks"),
+        ({"shown": 4}, "shown must be at most 3"),
+        ({"batch": 31}, "batch must be at most 30"),
+        ({"rate": 0.0}, "rate must be a positive number"),
+        ({"rate": math.inf}, "rate must be a positive number"),
+        ({"momentum": 1.0}, "momentum must be a number from 0 to below 1"),
+        ({"dropout": -0.1}, "dropout must be a number from 0 to below 1"),
+        ({"seeds": ()}, "seeds must hold at least one"),
     ],
 )
 def test_refuses_settings_that_make_no_sense(change, message):
@@ -287,11 +288,14 @@ def test_refuses_settings_that_make_no_sense(change, message):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (("SVHN", 3, (0, 1)), "source: expected one of MNIST, CIFAR-10"),
-        (("MNIST", 0, (0, 1)), "per_class: expected at least 1"),
-        (("MNIST", 3, (1, 2)), "epochs: expected 0 and then increasing"),
-        (("MNIST", 3, (0,)), "epochs: expected 0 and then increasing"),
-        (("MNIST", 3, (0, 5, 2)), "epochs: expected 0 and then increasing"),
+        (("SVHN", 3, (0, 1)), "source must be one of 'MNIST', 'CIFAR-10'"),
+        (("MNIST", 0, (0, 1)), "per_class must be at least 1"),
+        (("MNIST", 3, (1, 2)), "epochs must be at least two increasing numbers that begin with 0"),
+        (("MNIST", 3, (0,)), "epochs must be at least two increasing numbers that begin with 0"),
+        (
+            ("MNIST", 3, (0, 5, 2)),
+            "epochs must be at least two increasing numbers that begin with 0",
+        ),
     ],
 )
 def test_refuses_tasks_that_make_no_sense(task, message):
@@ -302,11 +306,11 @@ def test_refuses_tasks_that_make_no_sense(task, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"asked": 51}, "asked: expected 2 to 50"),
-        ({"neighbours": 4}, "neighbours: expected 1 to 3"),
-        ({"loss": 0.0}, "loss: expected a positive number"),
-        ({"starts": (0,)}, "starts, orders: expected at least two"),
-        ({"orders": 1}, "starts, orders: expected at least two"),
+        ({"asked": 51}, "asked must be at most 50"),
+        ({"neighbours": 4}, "neighbours must be at most 3"),
+        ({"loss": 0.0}, "loss must be a positive number"),
+        ({"starts": (0,)}, "must hold at least two"),
+        ({"orders": 1}, "orders must be at least 2"),
     ],
 )
 def test_neighbours_refuse_settings_that_make_no_sense(change, message):

@@ -121,7 +121,7 @@ def test_a_run_repeats_itself_and_is_taken_up_again(tiny, tmp_path):
     before = torch.get_rng_state()
     once = inheritance.run(small, folder=tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
-    assert (tmp_path / "CNN-5" / "epoch2.pt").exists()
+    assert len(list((tmp_path / "CNN-5").glob("epoch2-*.safetensors"))) == 1
     again = inheritance.run(small, folder=tmp_path)
     assert torch.equal(once.similarity, again.similarity)
     torch.testing.assert_close(once.similarity[0, 0], tiny.similarity[1, 1])
@@ -263,15 +263,15 @@ def test_pictures_show_the_numbers(tiny, letters):
         ({"architectures": ()}, ["at least one"]),
         ({"seeds": ()}, ["at least one"]),
         ({"held_out": 1}, ["held_out", "at least 2"]),
-        ({"shifts": (1, 2)}, ["shifts", "(1, 2)", "(0, 1, 2)"]),
+        ({"shifts": (1, 2)}, ["shifts", "(1, 2)", "begin with 0"]),
         ({"shifts": (0, 28)}, ["shifts", "27"]),
         ({"shifts": ()}, ["shifts"]),
-        ({"rate": 0.0}, ["rate", "1e-3"]),
+        ({"rate": 0.0}, ["rate", "rate=0.003"]),
         ({"epochs": (1, 2)}, ["epochs", "(0, 15)"]),
     ],
 )
 def test_refused(changes, words):
-    with pytest.raises(ValueError, match=r"expected|must be") as caught:
+    with pytest.raises(ValueError, match="must ") as caught:
         inheritance.Config(**changes)
     for word in words:
         assert word in str(caught.value)

@@ -248,12 +248,12 @@ def test_t10_on_a_seed_that_the_chapter_does_not_use():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": ()}, "seeds: expected at least one"),
-        ({"steps": 100}, "steps: expected a multiple of four times every"),
-        ({"queries": 65}, "queries: expected at most batch"),
+        ({"seeds": ()}, "seeds must hold at least one"),
+        ({"steps": 100}, "steps must be a multiple of four times every"),
+        ({"queries": 65}, "queries must be at most 64"),
         ({"batch": 0}, "batch"),
         ({"settings": ("healthy", "collapsing", "other")}, "settings"),
-        ({"settings": ("healthy",)}, "settings: expected"),
+        ({"settings": ("healthy",)}, "settings must hold"),
     ],
 )
 def test_refuses_settings_that_make_no_sense(change, message):

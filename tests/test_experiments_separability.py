@@ -249,17 +249,17 @@ def test_the_plain_claim_on_a_seed_that_the_chapter_does_not_use():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sizes": ()}, "sizes: expected increasing"),
-        ({"sizes": (100, 50)}, "sizes: expected increasing"),
-        ({"few": 70}, "few: expected one of the sizes"),
-        ({"swept": 70}, "swept: expected one of the sizes"),
-        ({"batch": 51}, "batch: expected 1 to 50"),
-        ({"steps": 0}, "steps: expected a positive"),
-        ({"grid": -1}, "grid: expected a positive"),
-        ({"radii": (1.3,)}, "radii: expected 0 to 1.25"),
-        ({"ratios": (0.5,)}, "ratios: expected 1 to inf"),
-        ({"ratios": ("2",)}, "ratios: expected 1 to inf"),
-        ({"seeds": ()}, "seeds: expected at least one"),
+        ({"sizes": ()}, "sizes must be increasing"),
+        ({"sizes": (100, 50)}, "sizes must be increasing"),
+        ({"few": 70}, "few must be one of the sizes"),
+        ({"swept": 70}, "swept must be one of the sizes"),
+        ({"batch": 51}, "batch must be at most 50"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"grid": -1}, "grid must be at least 1"),
+        ({"radii": (1.3,)}, "radii must hold numbers from 1e-6 to 1.25"),
+        ({"ratios": (0.5,)}, "ratios must hold numbers from 1 on"),
+        ({"ratios": ("2",)}, "ratios must hold numbers from 1 on"),
+        ({"seeds": ()}, "seeds must hold at least one"),
     ],
 )
 def test_refuses_settings_that_make_no_sense(change, message):

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-HEAVY = ("matplotlib", "IPython", "ipywidgets", "sklearn", "scipy", "PIL", "pooch", "umap")
+HEAVY = ("matplotlib", "IPython", "ipywidgets", "sklearn", "scipy", "PIL", "pooch", "umap",
+         "seaborn", "pandas")  # fmt: skip
 CORE = f"""
 import sys
 sys.modules |= dict.fromkeys({HEAVY})  # as if they were not installed
@@ -19,6 +20,25 @@ for batch in pk.batches(6, size=2, steps=5, seed=0):
     run.step(batch)
 assert run.interpolate(x[:1]).completeness < 1e-3
 print("done")
+"""
+MISSING = f"""
+import sys
+sys.modules |= dict.fromkeys({HEAVY})
+import pkbook as pk
+for part in ("plots", "explorers", "function_space", "diffusion_limit"):
+    try:
+        getattr(pk, part)
+    except ImportError as error:
+        print(error)
+try:
+    from pkbook import plots
+except ImportError as error:
+    print(error)
+try:
+    pk.data.printed_glyphs("0")
+except ImportError as error:
+    print(error)
+assert pk.data.ring_and_disk(6).x.shape == (6, 2)
 """
 LATER = """
 import pkbook as pk
@@ -39,6 +59,16 @@ def output_of(code: str) -> list[str]:
 
 def test_the_core_needs_none_of_what_the_book_needs():
     assert output_of(CORE) == ["done"]
+
+
+def test_a_part_that_misses_something_says_what_to_install():
+    told = output_of(MISSING)
+    advice = "write pip install 'pkbook[lab]'"
+    assert told[0] == f"pkbook.plots needs matplotlib; {advice}"
+    assert told[1].startswith("pkbook.explorers needs ")
+    assert told[2:4] == [f"pkbook.{n} needs scipy; {advice}"
+                         for n in ("function_space", "diffusion_limit")]  # fmt: skip
+    assert told[4:] == [told[0], f"pk.data.printed_glyphs needs matplotlib; {advice}"]
 
 
 def test_the_other_parts_come_when_they_are_asked_for():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pkbook.lab.experiments.machinery.training import fit, remembered
+from pkbook.basics.files import write_checked
+from pkbook.lab.experiments.machinery.training import channels_last, fit, remembered
 from pkbook.problems import losses, models
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -51,9 +52,47 @@ def test_the_global_random_state_is_left_alone():
 
 
 def test_the_state_of_another_network_is_refused(tmp_path):
-    torch.save({"model": {}, "optimizer": {}}, tmp_path / "epoch0.pt")
+    write_checked(tmp_path, "epoch0", {"parameter/weight": torch.zeros(2)})
     with pytest.raises(ValueError, match="another network"):
         run((0,), keep=tmp_path)
+
+
+def test_what_an_earlier_version_pickled_is_refused(tmp_path):
+    torch.save({"model": {}, "optimizer": {}}, tmp_path / "epoch0.pt")
+    with pytest.raises(ValueError, match=r"epoch0\.pt must be a safetensors file.*begins anew"):
+        run((0,), keep=tmp_path)
+    with pytest.raises(ValueError, match="which pickled"):
+        remembered(tmp_path / "epoch0", dict)
+
+
+def test_nothing_is_pickled(tmp_path):
+    run((0, 1), keep=tmp_path)
+    remembered(tmp_path / "part-0.5", lambda: {"a": torch.zeros(1)})
+    kinds = {file.suffix for file in tmp_path.iterdir()}
+    assert kinds == {".safetensors"}
+
+
+def test_convolutions_laid_out_for_the_cpu_are_taken_up_to_the_last_bit(tmp_path):
+    def end(keep=None, stop=None):
+        model = channels_last(models.mnist_cnn(seed=1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+        steps = fit(model, losses.cross_entropy, optimizer, (X, Y), epochs=(0, 1, 2), batch=8,
+                    seed=4, keep=keep)  # fmt: skip
+        for epoch in steps:
+            if epoch == stop:
+                break
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    end(tmp_path, stop=1)
+    assert torch.equal(end(tmp_path), end())
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    remembered(tmp_path / "part", lambda: {"a": torch.zeros(3)})
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        remembered(tmp_path / "part", dict)
 
 
 @pytest.mark.parametrize("epochs", [(), (1, 0), (0, 0), (-1, 2)])
@@ -89,7 +128,7 @@ def test_remembered_tensors_are_made_once(tmp_path):
         return {"a": torch.arange(3)}
 
     for _ in range(2):
-        assert remembered(tmp_path / "part" / "a.pt", make)["a"].tolist() == [0, 1, 2]
+        assert remembered(tmp_path / "part" / "a", make)["a"].tolist() == [0, 1, 2]
     assert len(made) == 1
     remembered(None, make)
     assert len(made) == 2

@@ -58,7 +58,7 @@ def read_checked(path: Path) -> dict[str, Tensor]:
     """Read what :func:`write_checked` wrote; ``ValueError`` naming a file that is damaged."""
     try:
         content = path.read_bytes()
-        if path.stem.partition("-")[2] != f"{zlib.crc32(content):08x}":
+        if path.stem.rpartition("-")[2] != f"{zlib.crc32(content):08x}":
             raise ValueError(f"{path} is damaged (checksum differs); it is not used")
         return load(content)
     except (SafetensorError, OSError) as error:

@@ -84,13 +84,12 @@ def fit_slope(
     rates: np.ndarray, errors: np.ndarray, spread: np.ndarray, freedom: int, confidence: float
 ) -> Slope:
     """A weighted straight line through logarithms; the spreads are taken as known up to Student."""
-    x, y = np.log(rates), np.log(np.abs(errors))
-    weight = (np.abs(errors) / spread) ** 2
-    centre = np.average(x, weights=weight)
-    square = np.sum(weight * (x - centre) ** 2)
-    value = float(np.sum(weight * (x - centre) * y) / square)
-    reach = float(stdtrit(freedom, (1 + confidence) / 2) / np.sqrt(square))
-    return Slope(value, value - reach, value + reach)
+    size = np.abs(errors)
+    (value, _), covariance = np.polyfit(
+        np.log(rates), np.log(size), 1, w=size / spread, cov="unscaled"
+    )
+    reach = float(stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(covariance[0, 0]))
+    return Slope(float(value), float(value) - reach, float(value) + reach)
 
 
 def weak_error(

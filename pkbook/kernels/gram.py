@@ -235,15 +235,18 @@ class Kind:
     weights: dict[str, Tensor | float | None]
     groups: list[set[str]]
 
-    def products(self, left: Side, right: Side, ends: list[End], same: bool) -> list[Tensor]:
+    def products(
+        self, left: Side, right: Side, ends: list[End], size: tuple[int, int], same: bool
+    ) -> list[Tensor]:
         """One block of each group's matrix."""
-        some = next(iter(left.values())), next(iter(right.values()))
+        kind = torch.float32 if ends[0].like.dtype.itemsize < 4 else ends[0].like.dtype
+        like = ends[0].like.new_empty(0, dtype=kind)
         both = ends[0].plan.covered & ends[-1].plan.covered
         twins = {w: b for w, b in ends[0].plan.twins.items() if {w, b} <= both}
         blocks = []
         for names in self.groups:
             c = ends[0].plan.outputs
-            total = Sum(self.reduce, some[0].samples, some[1].samples, c, some[0].like, same)
+            total = Sum(self.reduce, *size, c, like, same)
             contract(total, _of(left, names), _of(right, names), self.weights, twins)
             blocks.append(total.result())
         return blocks
@@ -277,13 +280,14 @@ def _symmetric(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
     slices = end.slices(memory)
     if len(slices) == 1:
         side = end.side(slices[0])
-        return kind.products(side, side, ends, same=True)
+        return kind.products(side, side, ends, (len(end.x),) * 2, same=True)
     outs = kind.empty(ends)
     for a, i in enumerate(slices):
         left = end.side(i)
         for j in slices[a:]:
             right = left if i == j else end.side(j)
-            for out, block in zip(outs, kind.products(left, right, ends, i == j), strict=True):
+            blocks = kind.products(left, right, ends, _size(i, j), i == j)
+            for out, block in zip(outs, blocks, strict=True):
                 out[i, j] = block
                 if i != j:
                     out[j, i] = kind.mirrored(block)
@@ -302,15 +306,20 @@ def _pairs(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
     outs = kind.empty(ends)
     for i in rows:
         left = one.side(i)
-        if held and len(rows) > 1 and i == rows[0]:
+        if held is not None and len(rows) > 1 and i == rows[0]:
             held = {n: _written(left[n], held[n], kind, n) for n in held}
         for j in columns:
-            blocks = kind.products(left, held or two.side(j), ends, same=False)
+            right = two.side(j) if held is None else held
+            blocks = kind.products(left, right, ends, _size(i, j), same=False)
             if len(rows) == len(columns) == 1:
                 return blocks
             for out, block in zip(outs, blocks, strict=True):
                 out[i, j] = block
     return outs
+
+
+def _size(i: slice, j: slice) -> tuple[int, int]:
+    return i.stop - i.start, j.stop - j.start
 
 
 def _written(one: Factor, other: Factor, kind: Kind, name: str) -> Factor:

@@ -8,9 +8,10 @@ both compare runs of equally many steps, in which nothing can rise merely becaus
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,17 @@ from pkbook.function_space.diagnostics import cka, label_kernel
 from pkbook.kernels import gradient_kernel
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    choice,
+    choices,
+    increasing,
+    numbers,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.problems import data, losses, models
 from pkbook.runs.recording import batches
@@ -67,65 +79,44 @@ ARCHITECTURES = tuple(NETWORKS["small"])
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes half a minute on a CPU; `full()` has larger networks, ten seeds."""
 
-    networks: str = "small"
-    architectures: tuple[str, ...] = ARCHITECTURES
-    samples: int = 300
-    shares: tuple[float, ...] = (0.0, 0.5, 1.0)
+    networks: str = choice("small", tuple(NETWORKS))
+    architectures: tuple[str, ...] = choices(ARCHITECTURES, ARCHITECTURES)
+    samples: int = whole(300, 2 * CLASSES, multiple=CLASSES)
+    shares: tuple[float, ...] = numbers(
+        (0.0, 0.5, 1.0), "numbers from 0 to 1", lambda v: 0 <= v <= 1
+    )
     """Share of training images whose label is drawn anew; each is followed along training."""
     sizes: tuple[int, ...] = (100, 600)
     """Other numbers of training images, right labels; looked at after the last step only."""
-    probes: int = 100
-    rate: float = 3e-3
-    batch: int = 50
-    steps: tuple[int, ...] = (0, 4, 8, 16, 32, 64, 128, 256)
-    seeds: tuple[int, ...] = (20, 21, 22)
+    probes: int = whole(100, 2 * CLASSES, multiple=CLASSES)
+    rate: float = positive(3e-3)
+    batch: int = whole(50)
+    steps: tuple[int, ...] = increasing((0, 4, 8, 16, 32, 64, 128, 256), least=3, low=0)
+    seeds: tuple[int, ...] = several((20, 21, 22))
 
-    def __post_init__(self) -> None:
-        require_choice(self.networks, "networks", tuple(NETWORKS))
-        for name in self.architectures:
-            require_choice(name, "architectures", ARCHITECTURES)
-        if not self.architectures or not self.shares or not self.seeds:
-            raise ValueError("architectures, shares, seeds: expected at least one of each")
-        if len(self.steps) < 3 or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 0:
-            raise ValueError(
-                f"steps: expected at least three increasing whole numbers, came {self.steps}; "
-                "write (0, 10, 100)"
-            )
-        if any(not 0 <= share <= 1 for share in self.shares):
-            raise ValueError(f"shares: expected numbers from 0 to 1, came {self.shares}")
-        for n in (self.samples, self.probes, *self.sizes):
-            if n < 2 * CLASSES or n % CLASSES:
+    FULL: ClassVar = {
+        "networks": "large",
+        "samples": 2000,
+        "shares": (0.0, 0.25, 0.5, 0.75, 1.0),
+        "sizes": (200, 500, 1000, 4000),
+        "probes": 200,
+        "rate": 1e-3,
+        "steps": (0, *(2**k for k in range(2, 12))),
+        "seeds": tuple(range(20, 30)),
+    }
+
+    def check_together(self) -> None:
+        for size in self.sizes:
+            if size < 2 * CLASSES or size % CLASSES:
                 raise ValueError(
-                    f"samples, sizes, probes: expected multiples of {CLASSES}, two or more images "
-                    f"a class, came {n}"
+                    f"sizes must hold multiples of {CLASSES}, at least {2 * CLASSES}, got {size}"
                 )
         fewest = min((self.samples, *self.sizes, HELD_OUT))
-        if max(self.probes, self.batch) > fewest:
-            raise ValueError(
-                f"probes, batch: expected at most {fewest}, the fewest images of a run, "
-                f"came {self.probes} and {self.batch}"
-            )
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        full = cls(
-            networks="large",
-            samples=2000,
-            shares=(0.0, 0.25, 0.5, 0.75, 1.0),
-            sizes=(200, 500, 1000, 4000),
-            probes=200,
-            rate=1e-3,
-            steps=(0, *(2**k for k in range(2, 12))),
-            seeds=tuple(range(20, 30)),
-        )
-        return replace(full, **changes)
+        for name in ("probes", "batch"):
+            require_at_most(getattr(self, name), name, fewest, "the fewest images of a run")
 
 
 @dataclass(frozen=True)
@@ -279,7 +270,7 @@ def run(
     runs = []
     for one in tqdm(plan, disable=not progress, desc="runs"):
         name, share, samples, seed, _ = one
-        path = None if folder is None else folder / f"{name}-{share:g}-{samples}-{seed}.pt"
+        path = None if folder is None else folder / f"{name}-{share:g}-{samples}-{seed}"
         found = remembered(path, partial(follow, config, *one, device))
         runs.append(Run(*one, **found))
     return Result(config, tuple(runs))

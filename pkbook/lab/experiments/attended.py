@@ -7,18 +7,19 @@ every letter counts (which of two letters is more frequent), where there is noth
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.basics.checks import require_choice, require_whole
+from pkbook.basics.checks import require_choice
 from pkbook.basics.randomness import seeded
 from pkbook.kernels.features import tangent_features
 from pkbook.lab import plots
-from pkbook.lab.experiments.machinery.settings import require_rate, require_seeds
+from pkbook.lab.experiments.machinery.settings import Settings, choice, positive, several, whole
 from pkbook.lab.experiments.machinery.training import fit
 from pkbook.problems import losses
 
@@ -63,38 +64,23 @@ class Reader(nn.Module):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings; `quick()` takes some seconds on a CPU, `full()` has longer sequences."""
 
-    task: str = "marked"
-    pool: str = "attention"
-    letters: int = 5
-    places: int = 8
-    width: int = 24
-    samples: int = 1000
-    shown: int = 60
+    task: str = choice("marked", TASKS)
+    pool: str = choice("attention", POOLS)
+    letters: int = whole(5, least=3)
+    places: int = whole(8, least=2)
+    width: int = whole(24)
+    samples: int = whole(1000)
+    shown: int = whole(60)
     """Sequences that the kernel is taken for."""
-    rate: float = 3e-3
-    batch: int = 50
+    rate: float = positive(3e-3)
+    batch: int = whole(50)
     epochs: tuple[int, ...] = (0, 15)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        require_choice(self.task, "task", TASKS)
-        require_choice(self.pool, "pool", POOLS)
-        least = {"letters": 3, "places": 2, "width": 1, "samples": 1, "shown": 1, "batch": 1}
-        for name, value in least.items():
-            require_whole(getattr(self, name), name, value)
-        require_rate(self.rate, "3e-3")
-        require_seeds(self.seeds)
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(cls(places=16, width=64, samples=4000, seeds=tuple(range(10))), **changes)
+    FULL: ClassVar = {"places": 16, "width": 64, "samples": 4000, "seeds": tuple(range(10))}
 
 
 @dataclass(frozen=True)

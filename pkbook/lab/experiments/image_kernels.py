@@ -7,20 +7,29 @@ classes. The same is asked of each layer's own part of the kernel.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pkbook.basics.checks import is_finite_number
 from pkbook.function_space.diagnostics.neighbours import as_labels
 from pkbook.kernels import kernels_by_layer, layer_names
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Checked,
+    Settings,
+    choice,
+    increasing,
+    number,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import channels_last, fit
 from pkbook.problems import data, losses, models
 
@@ -34,76 +43,53 @@ PROBES = ("training images", "held-out images")
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Checked):
     """A data set, how much of it, and how long."""
 
-    source: str
-    per_class: int
-    epochs: tuple[int, ...]
+    source: str = choice("MNIST", tuple(SOURCES))
+    per_class: int = whole(100)
+    epochs: tuple[int, ...] = increasing((0, 2, 10), least=2, start=0)
     """Where the kernel is looked at; the first is 0, before training."""
 
-    def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise ValueError(f"source: expected one of {', '.join(SOURCES)}, came {self.source!r}")
-        if self.per_class < 1:
-            raise ValueError(f"per_class: expected at least 1, came {self.per_class}")
-        first, increasing = self.epochs[:1] == (0,), list(self.epochs) == sorted({*self.epochs})
-        if not first or not increasing or len(self.epochs) < 2:
-            raise ValueError(
-                f"epochs: expected 0 and then increasing numbers, came {self.epochs}; "
-                "write (0, 10, 30)"
-            )
+
+def _task(task: object, name: str) -> None:
+    if not isinstance(task, Task):
+        raise ValueError(
+            f'{name} must hold Tasks, got {task!r}; write {name}=(Task("MNIST", 100, (0, 8)),)'
+        )
+
+
+FRACTION = "a number from 0 to below 1"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes under a minute on a CPU; `full()` is the paper's size."""
 
-    tasks: tuple[Task, ...] = (
-        Task("MNIST", 100, (0, 2, 10)),
-        Task("CIFAR-10", 30, (0, 10, 30)),
+    tasks: tuple[Task, ...] = several(
+        (Task("MNIST", 100, (0, 2, 10)), Task("CIFAR-10", 30, (0, 10, 30))), _task
     )
-    shown: int = 10
+    shown: int = whole(10, least=2)
     """Images of each class in a kernel matrix."""
-    rate: float = 0.02
-    momentum: float = 0.9
-    batch: int = 20
-    dropout: float = 0.3
+    rate: float = positive(0.02)
+    momentum: float = number(0.9, FRACTION, lambda v: 0 <= v < 1)
+    batch: int = whole(20)
+    dropout: float = number(0.3, FRACTION, lambda v: 0 <= v < 1)
     standardised: bool = True
     """Whether mean and standard deviation of the training pixels are set to zero and one."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        if not self.tasks or not all(isinstance(task, Task) for task in self.tasks):
-            raise ValueError(
-                f"tasks: expected at least one Task, came {self.tasks!r}; "
-                'write (Task("MNIST", 100, (0, 8)),)'
-            )
-        fewest = min(task.per_class for task in self.tasks)
-        if not 2 <= self.shown <= fewest:
-            raise ValueError(
-                f"shown: expected 2 to {fewest}, the images of a class, came {self.shown}"
-            )
-        if not 1 <= self.batch <= CLASSES * fewest:
-            raise ValueError(f"batch: expected 1 to {CLASSES * fewest}, came {self.batch}")
-        for name, above in (("rate", 0.0), ("momentum", -1e-12), ("dropout", -1e-12)):
-            value, most = getattr(self, name), float("inf") if name == "rate" else 1.0
-            if not is_finite_number(value) or not above < value < most:
-                limit = "a positive number" if name == "rate" else "0 <= number < 1"
-                raise ValueError(f"{name}: expected {limit}, came {value!r}")
-        require_seeds(self.seeds)
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        tasks = (
+    FULL: ClassVar = {
+        "tasks": (
             Task("MNIST", 600, (0, 1, 2, 4, 8, 16, 32, 64)),
             Task("CIFAR-10", 250, (0, 10, 20, 30, 50, 100, 200, 500, 1100)),
         )
-        return replace(cls(tasks=tasks), **changes)
+    }
+
+    def check_together(self) -> None:
+        fewest = min(task.per_class for task in self.tasks)
+        require_at_most(self.shown, "shown", fewest, "the images of a class")
+        require_at_most(self.batch, "batch", CLASSES * fewest, "the images of a task")
 
 
 class Seen(NamedTuple):

@@ -7,18 +7,17 @@ Two runs of one optimizer, from two starts or with two orders of batches, are th
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from pkbook.basics.checks import is_finite_number
 from pkbook.function_space.diagnostics import homogeneity, nearest
 from pkbook.kernels import normalised_kernel
 from pkbook.lab.experiments.image_kernels import (
@@ -28,6 +27,13 @@ from pkbook.lab.experiments.image_kernels import (
     network,
     samples,
     shown,
+)
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    positive,
+    require_at_most,
+    several,
+    whole,
 )
 from pkbook.lab.experiments.machinery.training import fit, remembered
 from pkbook.problems import data, losses
@@ -60,46 +66,27 @@ RELATIONS: dict[str, Callable[[Run, Run], bool]] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` has more images and more starts."""
 
-    per_class: int = 20
-    asked: int = 20
+    per_class: int = whole(20)
+    asked: int = whole(20, 2, HELD_OUT)
     """Held-out images of each class whose neighbours are looked for."""
-    neighbours: int = 8
-    loss: float = 0.1
+    neighbours: int = whole(8)
+    loss: float = positive(0.1)
     """Training stops after the first epoch whose loss on the training set is at most this."""
-    most: int = 100
+    most: int = whole(100)
     """Epochs after which a run is given up."""
-    batch: int = 20
+    batch: int = whole(20)
     dropout: float = 0.3
-    starts: tuple[int, ...] = (0, 1, 2)
-    orders: int = 2
+    starts: tuple[int, ...] = several((0, 1, 2), least=2)
+    orders: int = whole(2, least=2)
 
-    def __post_init__(self) -> None:
-        if not 2 <= self.asked <= HELD_OUT:
-            raise ValueError(f"asked: expected 2 to {HELD_OUT}, came {self.asked}")
-        if not 0 < self.neighbours < self.asked:
-            raise ValueError(
-                f"neighbours: expected 1 to {self.asked - 1}, fewer than the images of a class "
-                f"that are asked, came {self.neighbours}"
-            )
-        if not is_finite_number(self.loss) or self.loss <= 0:
-            raise ValueError(f"loss: expected a positive number, came {self.loss!r}")
-        if len(self.starts) < 2 or self.orders < 2:
-            raise ValueError(
-                f"starts, orders: expected at least two of each to compare, came {self.starts} "
-                f"and {self.orders}; write starts=(0, 1), orders=2"
-            )
+    FULL: ClassVar = {"per_class": 600, "asked": 50, "neighbours": 10, "starts": tuple(range(5))}
 
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        full = cls(per_class=600, asked=50, neighbours=10, starts=tuple(range(5)))
-        return replace(full, **changes)
+    def check_together(self) -> None:
+        why = "fewer than the images of a class that are asked"
+        require_at_most(self.neighbours, "neighbours", self.asked - 1, why)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -163,7 +150,7 @@ def run(
     held = shown(held, config.asked)
     found = []
     for one in tqdm(config.runs, disable=not progress, desc="runs"):
-        path = None if folder is None else folder / f"{'-'.join(map(str, one))}.pt"
+        path = None if folder is None else folder / f"{'-'.join(map(str, one))}"
         found.append(remembered(path, partial(_measure, config, one, images, held)))
     flat = held.x.flatten(1)
     pixels = nearest(functional.cosine_similarity(flat[:, None], flat, dim=2), config.neighbours)

@@ -8,8 +8,9 @@ paper's), convolutional with an average over places, transformer.  All are train
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,15 @@ from pkbook.kernels import gradient_kernel
 from pkbook.lab.experiments import alignment
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.settings import require_rate
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    choice,
+    choices,
+    increasing,
+    positive,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import fit
 from pkbook.problems import data, losses, models
 
@@ -60,58 +69,31 @@ ARCHITECTURES = tuple(NETWORKS["small"])
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes less than a minute on a CPU; `full()` has the paper's data."""
 
-    networks: str = "small"
+    networks: str = choice("small", tuple(NETWORKS))
     """Size of the transformer; the others are the same."""
-    architectures: tuple[str, ...] = ARCHITECTURES
-    per_class: int = 60
+    architectures: tuple[str, ...] = choices(ARCHITECTURES, ARCHITECTURES)
+    per_class: int = whole(60)
     """Training images of each class."""
-    held_out: int = 4
+    held_out: int = whole(4, least=2)
     """Images of each class that are moved; four, one for each way, or more."""
-    shifts: tuple[int, ...] = tuple(range(8))
+    shifts: tuple[int, ...] = increasing(tuple(range(8)), start=0, most=27)
     """Pixels; the first is 0."""
-    rate: float = 3e-3
-    batch: int = 50
-    epochs: tuple[int, ...] = (0, 15)
-    seeds: tuple[int, ...] = (30, 31, 32)
+    rate: float = positive(3e-3)
+    batch: int = whole(50)
+    epochs: tuple[int, ...] = increasing((0, 15), least=2, start=0)
+    seeds: tuple[int, ...] = several((30, 31, 32))
 
-    def __post_init__(self) -> None:
-        require_choice(self.networks, "networks", tuple(NETWORKS))
-        for name in self.architectures:
-            require_choice(name, "architectures", ARCHITECTURES)
-        if not self.architectures or not self.seeds:
-            raise ValueError("architectures, seeds: expected at least one of each")
-        for name, least in (("per_class", 1), ("held_out", 2), ("batch", 1)):
-            require_whole(getattr(self, name), name, least)
-        ordered = list(self.shifts) == sorted(set(self.shifts)) and self.shifts
-        if not ordered or self.shifts[0] != 0 or self.shifts[-1] > 27:
-            raise ValueError(
-                f"shifts: expected increasing pixels from 0 to at most 27, came {self.shifts}; "
-                "write (0, 1, 2)"
-            )
-        require_rate(self.rate, "1e-3")
-        if len(self.epochs) < 2 or self.epochs[0] != 0:
-            raise ValueError(
-                f"epochs: expected 0 and at least one later, came {self.epochs}; write (0, 15)"
-            )
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        full = cls(
-            networks="large",
-            per_class=600,
-            held_out=10,
-            rate=1e-3,
-            epochs=(0, 4, 30),
-            seeds=tuple(range(30, 35)),
-        )
-        return replace(full, **changes)
+    FULL: ClassVar = {
+        "networks": "large",
+        "per_class": 600,
+        "held_out": 10,
+        "rate": 1e-3,
+        "epochs": (0, 4, 30),
+        "seeds": tuple(range(30, 35)),
+    }
 
 
 @dataclass(frozen=True)

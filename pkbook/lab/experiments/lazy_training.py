@@ -11,10 +11,11 @@ Two kinds of networks have the same limit of infinite width.  In the ordinary ki
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,12 +24,11 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 from tqdm.auto import tqdm
 
-from pkbook.basics.checks import is_finite_number
 from pkbook.function_space import kernel_drift, lazy_training
 from pkbook.kernels import gradient_kernel
 from pkbook.lab.experiments.machinery.claims import claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, with_interval
-from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.settings import Settings, increasing, positive, several, whole
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.problems.models import Scale, ntk_mlp
 
@@ -38,36 +38,23 @@ CACHE = 4096  # neurons trained together; more leave the processor's cache and t
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` trains longer, with more seeds."""
 
-    widths: tuple[int, ...] = tuple(2**k for k in range(4, 13))
-    seeds: tuple[int, ...] = tuple(range(6))
-    samples: int = 16
-    rate: float = 0.125
-    time: float = 40.0
-    scales: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-    scale_width: int = 64
+    widths: tuple[int, ...] = increasing(tuple(2**k for k in range(4, 13)), least=2, low=1)
+    seeds: tuple[int, ...] = several(tuple(range(6)))
+    samples: int = whole(16)
+    rate: float = positive(0.125)
+    time: float = positive(40.0)
+    scales: tuple[float, ...] = increasing(tuple(2.0**k for k in range(-3, 6)), least=2, low=1e-9)
+    scale_width: int = whole(64)
 
-    def __post_init__(self) -> None:
-        for name in ("widths", "scales"):
-            values = getattr(self, name)
-            if len(values) < 2 or list(values) != sorted(set(values)) or values[0] <= 0:
-                raise ValueError(
-                    f"{name}: expected at least two positive numbers that increase, came {values}"
-                )
-        require_seeds(self.seeds)
-        for name in ("samples", "scale_width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 on, came {value!r}")
-        for name in ("rate", "time"):
-            value = getattr(self, name)
-            if not is_finite_number(value) or value <= 0:
-                raise ValueError(f"{name}: expected a positive number, came {value!r}")
+    FULL: ClassVar = {"seeds": tuple(range(30)), "time": 200.0}
+
+    def check_together(self) -> None:
         if self.steps < 1 or abs(self.steps * self.rate - self.time) > 1e-9 * self.time:
             raise ValueError(
-                f"time: expected a whole number of steps of {self.rate}, came {self.time}; "
+                f"time must be a whole number of steps of {self.rate}, got {self.time}; "
                 f"write {max(1, self.steps) * self.rate:g}"
             )
 
@@ -100,14 +87,6 @@ class Config:
     def queries(self) -> Tensor:
         """Where predictions are compared, ``[61, 1]``."""
         return torch.linspace(-3, 3, 61).double()[:, None]
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(cls(seeds=tuple(range(30)), time=200.0), **changes)
 
 
 @dataclass(frozen=True)
@@ -295,7 +274,7 @@ def run(
     by_scale = [(config.scale_width, "both", scale) for scale in config.scales]
     found = []
     for width, signs, scale in tqdm([*by_width, *by_scale], disable=not progress, desc="networks"):
-        path = None if folder is None else folder / f"{width}-{signs}-{scale:g}.pt"
+        path = None if folder is None else folder / f"{width}-{signs}-{scale:g}"
         found.append(remembered(path, partial(measure, config, width, signs, scale, device)))
 
     def stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ digit that was misread.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pkbook.interpolation import Interpolation
 from pkbook.interpolation.trajectory import Trajectory, batches
+from pkbook.lab.experiments.machinery.settings import Settings
 from pkbook.lab.plots import digit_row, figure, style
 from pkbook.problems import data, losses, models
 
@@ -24,8 +26,8 @@ KINDS = ("sure", "torn", "wrong")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Data, training and quadrature."""
+class Config(Settings):
+    """Data, training and quadrature: 600 digits; `full()` has 6,000, and four passes."""
 
     per_class: int = 60
     rate: float = 0.15  # falls to 0 like a cosine
@@ -34,15 +36,14 @@ class Config:
     nodes: int = 8  # many, because of the kinks; see the chapter
     pool: int = 50  # test digits of each class among which the three are chosen
 
-    @classmethod
-    def quick(cls) -> "Config":
-        """600 digits."""
-        return cls()
-
-    @classmethod
-    def full(cls) -> "Config":
-        """6,000 digits and four passes through them."""
-        return cls(per_class=600, rate=0.1, size=50, steps=480, nodes=64, pool=200)
+    FULL: ClassVar = {
+        "per_class": 600,
+        "rate": 0.1,
+        "size": 50,
+        "steps": 480,
+        "nodes": 64,
+        "pool": 200,
+    }
 
 
 @dataclass(frozen=True)

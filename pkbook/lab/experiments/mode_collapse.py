@@ -10,6 +10,7 @@ where both densities are known (`known_densities`).
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,14 @@ from pkbook.generative import (
 )
 from pkbook.lab.experiments.machinery.claims import claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
-from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    choices,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.lab.experiments.parts.known_densities import gaps
 from pkbook.problems.models import mlp
@@ -58,48 +66,41 @@ LEAST = 0.02  # share of the points that a mode must hold to count as covered
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. ``seeds`` are run for `MAIN`, the first ``few`` of them for the others."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    few: int = 2
-    steps: int = 200
-    every: int = 10
+    seeds: tuple[int, ...] = several(tuple(range(5)))
+    few: int = whole(2)
+    steps: int = whole(200)
+    every: int = whole(10)
     """Steps between two counts of modes, and what curves are averaged over."""
-    batch: int = 64
-    latents: int = 512
-    queries: int = 24
-    points: int = 500
-    scale: float = 0.15
-    nodes: int = 2
+    batch: int = whole(64)
+    latents: int = whole(512)
+    queries: int = whole(24)
+    points: int = whole(500)
+    scale: float = positive(0.15)
+    nodes: int = whole(2)
     """Of the quadrature of each step."""
     known_steps: int = 20
-    settings: tuple[str, ...] = tuple(SETTINGS)
+    settings: tuple[str, ...] = choices(tuple(SETTINGS), tuple(SETTINGS))
 
-    def __post_init__(self) -> None:
-        for name in ("few", "steps", "every", "batch", "latents", "queries", "points", "nodes"):
-            require_whole(getattr(self, name), name)
-        require_seeds(self.seeds)
+    FULL: ClassVar = {
+        "seeds": tuple(range(12)),
+        "few": 6,
+        "steps": 1200,
+        "queries": 64,
+        "nodes": 3,
+        "known_steps": 60,
+    }
+
+    def check_together(self) -> None:
         if self.steps % (4 * self.every):
             raise ValueError(
-                f"steps: expected a multiple of four times every ({4 * self.every}), "
-                f"came {self.steps}"
+                f"steps must be a multiple of four times every ({4 * self.every}), got {self.steps}"
             )
-        if self.queries > self.batch:
-            raise ValueError(f"queries: expected at most batch ({self.batch}), came {self.queries}")
-        for name in self.settings:
-            require_choice(name, "settings", tuple(SETTINGS))
+        require_at_most(self.queries, "queries", self.batch, "the batch")
         if not set(MAIN) <= set(self.settings):
-            raise ValueError(f"settings: expected {MAIN} among them, came {self.settings}")
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        bigger = cls(seeds=tuple(range(12)), few=6, steps=1200, queries=64, nodes=3, known_steps=60)
-        return replace(bigger, **changes)
+            raise ValueError(f"settings must hold {MAIN}, got {self.settings}")
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
         """The seeds of a setting."""
@@ -276,7 +277,7 @@ def run(
     jobs = [(name, seed) for name in config.settings for seed in config.seeds_of(name)]
     rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in config.settings}
     for name, seed in tqdm(jobs, disable=not progress, desc="runs"):
-        path = None if folder is None else folder / f"{name.replace(' ', '-')}-{seed}.pt"
+        path = None if folder is None else folder / f"{name.replace(' ', '-')}-{seed}"
         job = partial(measure, SETTINGS[name], config, seed, device)
         rows[name].append(remembered(path, job))
     fields = {

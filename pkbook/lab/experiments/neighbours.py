@@ -7,8 +7,9 @@ name a value that the output should reach.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from matplotlib.axes import Axes
@@ -21,7 +22,15 @@ from pkbook.kernels import normalised_kernel
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    choice,
+    increasing,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import fit
 from pkbook.problems import data, losses, models
 
@@ -63,43 +72,24 @@ TWO_SIDED = ("squared", "soft logistic")  # these name a finite value for the ou
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` is ten times longer, with ten seeds."""
 
-    loss: str = "squared"
+    loss: str = choice("squared", tuple(LOSSES))
     activation: str = "relu"
     widths: tuple[int, ...] = (64, 64, 64)
-    samples: int = 600
-    neighbours: int = 100
-    rate: float = 0.4
-    batch: int = 30
-    epochs: tuple[int, ...] = (0, 2, 5, 10, 20, 50)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    samples: int = whole(600)
+    neighbours: int = whole(100)
+    rate: float = positive(0.4)
+    batch: int = whole(30)
+    epochs: tuple[int, ...] = increasing((0, 2, 5, 10, 20, 50), low=0)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, came {self.loss!r}")
-        if not self.epochs or list(self.epochs) != sorted(set(self.epochs)) or self.epochs[0] < 0:
-            raise ValueError(
-                f"epochs: expected increasing whole numbers, came {self.epochs}; write (0, 10, 100)"
-            )
-        if not 0 < self.neighbours < self.samples:
-            raise ValueError(
-                f"neighbours: expected 1 to {self.samples - 1}, as there are {self.samples} "
-                f"samples, came {self.neighbours}"
-            )
-        if not 0 < self.batch <= self.samples:
-            raise ValueError(f"batch: expected 1 to {self.samples}, came {self.batch}")
-        require_seeds(self.seeds)
+    FULL: ClassVar = {"epochs": (0, 10, 50, 100, 200, 500, 1000), "seeds": tuple(range(10))}
 
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        full = cls(epochs=(0, 10, 50, 100, 200, 500, 1000), seeds=tuple(range(10)))
-        return replace(full, **changes)
+    def check_together(self) -> None:
+        require_at_most(self.neighbours, "neighbours", self.samples - 1, "the other samples")
+        require_at_most(self.batch, "batch", self.samples, "the samples")
 
 
 @dataclass(frozen=True)
@@ -269,11 +259,9 @@ def draw_losses(results: Sequence[Result]) -> Figure:
     for colour, result in zip(plots.PALETTE, results, strict=False):
         name, epochs = result.config.loss, result.config.epochs
         line, side = ("-", "two-sided") if name in TWO_SIDED else ("--", "one-sided")
-        style = {"marker": markers[name], "color": colour, "label": f"{name} ({side})"}
+        look = colour, line, markers[name]
         for ax, values in ((left, result.share), (right, result.push)):
-            low, high = values.min(0).values, values.max(0).values
-            ax.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-            ax.plot(epochs, values.mean(0), line, **style)
+            plots.band(ax, epochs, values, *look, label=f"{name} ({side})")
     base = torch.stack([result.euclidean for result in results]).mean()
     left.axhline(base, color="black", linewidth=0.9, linestyle=":")
     left.text(results[0].config.epochs[-1], base - 0.012, "in the plane", ha="right", va="top")

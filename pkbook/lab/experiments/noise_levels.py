@@ -8,9 +8,10 @@ sinusoidal embedding of the level, with one in disorder, with none, and at sever
 Source: arXiv 2603.13872, Corollary 4.1.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -18,10 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pkbook import generative as gen
-from pkbook.basics.checks import is_finite_number, require_choice, require_whole
+from pkbook.basics.checks import require_choice
 from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.lab.experiments.machinery.claims import claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
+from pkbook.lab.experiments.machinery.settings import Settings, numbers, positive, several, whole
 from pkbook.lab.plots import NEUTRAL, PALETTE, figure, style
 from pkbook.problems import losses
 
@@ -32,52 +34,38 @@ NAMES = {"sinusoidal": "sinusoidal", "rough": "in disorder", "none": "none"}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """What is trained and who is asked.  ValueError or TypeError for sizes that cannot be."""
 
-    levels: int = 100  # T
-    coarse: int = 20  # T of the second setting
-    samples: int = 20
-    width: int = 16  # of the embedding
+    levels: int = whole(100, least=10)  # T
+    coarse: int = whole(20, least=10)  # T of the second setting
+    samples: int = whole(20)
+    width: int = whole(16)  # of the embedding
     hidden: tuple[int, ...] = (64, 64)
-    rate: float = 0.3
-    batch: int = 64
-    steps: int = 150
-    asked: int = 20  # how many levels are asked, evenly spaced
-    per_level: int = 2  # queries of each kind at each of them
-    frequencies: tuple[float, ...] = (0.003, 0.03, 1.0, 30.0)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    rate: float = positive(0.3)
+    batch: int = whole(64)
+    steps: int = whole(150)
+    asked: int = whole(20)  # how many levels are asked, evenly spaced
+    per_level: int = whole(2)  # queries of each kind at each of them
+    frequencies: tuple[float, ...] = numbers((0.003, 0.03, 1.0, 30.0))
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is int:
-                require_whole(value, field.name)
-            elif field.name in ("frequencies", "seeds") and not value:
-                raise ValueError(f"{field.name} must hold at least one, got {value!r}")
+    FULL: ClassVar = {
+        "samples": 60,
+        "steps": 1000,
+        "per_level": 4,
+        "frequencies": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+        "seeds": tuple(range(5)),
+    }
+
+    def check_together(self) -> None:
         for name in ("levels", "coarse"):
-            require_whole(getattr(self, name), name, least=10)  # the window is T/10
             if getattr(self, name) % self.asked:
                 raise ValueError(
                     f"{name} must be a multiple of asked ({self.asked}), got {getattr(self, name)}"
                 )
-        for frequency in self.frequencies:
-            if not is_finite_number(frequency) or frequency <= 0:
-                raise ValueError(f"frequencies must be positive numbers, got {frequency!r}")
         if 1.0 not in self.frequencies:
             raise ValueError(f"frequencies must hold 1.0, the usual one, got {self.frequencies}")
-
-    @classmethod
-    def quick(cls) -> "Config":
-        """Half a minute on one core."""
-        return cls()
-
-    @classmethod
-    def full(cls) -> "Config":
-        """More data, longer training, more queries, frequencies and seeds."""
-        frequencies = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-        sizes = {"samples": 60, "steps": 1000, "per_level": 4}
-        return cls(**sizes, frequencies=frequencies, seeds=(0, 1, 2, 3, 4))
 
 
 @dataclass(frozen=True)

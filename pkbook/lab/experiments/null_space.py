@@ -8,8 +8,9 @@ the residual along training.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -17,12 +18,18 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook import function_space
-from pkbook.basics.checks import is_finite_number
 from pkbook.function_space import Measure, Modes
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    increasing,
+    number,
+    positive,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.problems import models
 
@@ -43,67 +50,37 @@ class Squared(nn.Module):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU, `full()` some minutes."""
 
-    odd: float = 0.5
+    odd: float = number(0.5, "a share from 0 to 1", lambda v: 0 <= v <= 1)
     """Share of the target's energy in its odd part."""
-    width: int = 32
-    nodes: int = 64
-    reach: float = 3.0
+    width: int = whole(32)
+    nodes: int = whole(64, least=2, multiple=2)
+    reach: float = positive(3.0)
     """Inputs are spread evenly over ``[-reach, reach]``."""
-    rate: float = 0.05
-    times: tuple[float, ...] = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+    rate: float = positive(0.05)
+    times: tuple[float, ...] = increasing((0, 1, 2, 5, 10, 20, 50, 100, 200, 500), start=0)
     """Moments to record, in units of time: steps times rate."""
-    tolerance: float = 1e-6
+    tolerance: float = number(1e-6, "a number between 0 and 1", lambda v: 0 < v < 1)
     """Modes below it, relative to the largest eigenvalue, count as the null space."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = several(tuple(range(5)))
 
-    def __post_init__(self) -> None:
-        if not is_finite_number(self.odd) or not 0 <= self.odd <= 1:
-            raise ValueError(f"odd: expected a share from 0 to 1, came {self.odd!r}; write 0.5")
-        for name, least in (("width", 1), ("nodes", 2)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: expected at least {least}, came {value!r}")
-        if self.nodes % 2:
-            raise ValueError(
-                f"nodes: expected an even number, so that each x has its -x, came {self.nodes}"
-            )
-        for name in ("reach", "rate"):
-            value = getattr(self, name)
-            if not is_finite_number(value) or value <= 0:
-                raise ValueError(f"{name}: expected a positive number, came {value!r}")
-        if not is_finite_number(self.tolerance) or not 0 < self.tolerance < 1:
-            raise ValueError(
-                f"tolerance: expected a number between 0 and 1, came {self.tolerance!r}; write 1e-6"
-            )
-        require_seeds(self.seeds)
-        self._check_times()
+    FULL: ClassVar = {
+        "times": (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
+        "seeds": tuple(range(20)),
+    }
 
-    def _check_times(self) -> None:
-        if not self.times or list(self.times) != sorted(set(self.times)) or self.times[0] != 0:
-            raise ValueError(
-                f"times: expected increasing numbers from 0, came {self.times}; write (0, 1, 10)"
-            )
+    def check_together(self) -> None:
         for time in self.times:
             if abs(self.step(time) * self.rate - time) > 1e-9 * max(time, 1):
                 raise ValueError(
-                    f"times: expected whole multiples of the rate {self.rate}, came {time}"
+                    f"times must be whole multiples of the rate {self.rate}, got {time}"
                 )
 
     def step(self, time: float) -> int:
         """The step that happens at ``time``."""
         return round(time / self.rate)
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        times = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
-        return replace(cls(times=times, seeds=tuple(range(20))), **changes)
 
 
 @dataclass(frozen=True)
@@ -232,7 +209,7 @@ def run(
     groups = [config.seeds[i : i + TOGETHER] for i in range(0, len(config.seeds), TOGETHER)]
     found = []
     for seeds in tqdm(groups, disable=not progress, desc="groups of seeds"):
-        path = None if folder is None else folder / f"seeds-{'-'.join(map(str, seeds))}.pt"
+        path = None if folder is None else folder / f"seeds-{'-'.join(map(str, seeds))}"
         found.append(remembered(path, lambda seeds=seeds: _train_and_take(config, seeds)))
     measure = nodes(config)
     y = target(measure.nodes[:, 0], config.odd, measure.weights)

@@ -5,9 +5,10 @@ of inputs at one and the same distance are then compared under the normalised ke
 the jump of the square wave between them, and pairs on one side of it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -18,43 +19,32 @@ from pkbook.kernels import normalised_kernel
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.machinery.settings import Settings, choices, positive, several, whole
+from pkbook.lab.experiments.machinery.training import fit, remembered
 from pkbook.problems import data, losses, models
 
 TARGETS = {"sine": data.sine, "square wave": data.square_wave}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` is wider, longer, with ten seeds."""
 
-    targets: tuple[str, ...] = ("sine", "square wave")
-    width: int = 64
-    samples: int = 100  # inputs on (-pi, pi), so that the square wave jumps once, at 0
-    rate: float = 0.01
-    steps: int = 1400
-    seeds: tuple[int, ...] = (0, 1, 2)
+    targets: tuple[str, ...] = choices(("sine", "square wave"), tuple(TARGETS))
+    width: int = whole(64)
+    samples: int = whole(100, least=8, multiple=2)
+    """Inputs on (-pi, pi), so that the square wave jumps once, at 0."""
+    rate: float = positive(0.01)
+    steps: int = whole(1400)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for name in self.targets:
-            if name not in TARGETS:
-                raise ValueError(f"targets: expected {' or '.join(TARGETS)}, came {name!r}")
-        if self.samples < 8 or self.samples % 2:
-            raise ValueError(
-                f"samples: expected an even number from 8, came {self.samples}; write samples=100"
-            )
-        if not self.targets or not self.seeds:
-            raise ValueError("targets, seeds: expected at least one of each")
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(
-            cls(width=256, samples=200, rate=1e-3, steps=20_000, seeds=tuple(range(10))), **changes
-        )
+    FULL: ClassVar = {
+        "width": 256,
+        "samples": 200,
+        "rate": 1e-3,
+        "steps": 20_000,
+        "seeds": tuple(range(10)),
+    }
 
 
 @dataclass(frozen=True)
@@ -81,10 +71,7 @@ class Result:
 def train(config: Config, model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Full-batch Adam on the squared loss; returns the loss at the end."""
     optimizer = torch.optim.Adam(model.parameters(), lr=config.rate)
-    for _ in range(config.steps):
-        optimizer.zero_grad()
-        losses.squared(model(x), y).mean().backward()
-        optimizer.step()
+    next(fit(model, losses.squared, optimizer, (x, y), epochs=(config.steps,), batch=None, seed=0))
     with torch.no_grad():
         return losses.squared(model(x), y).mean().item()
 
@@ -113,7 +100,7 @@ def run(
         fresh = models.mlp(1, config.width, 1, activation="tanh", seed=seed)
         starts.append(profile(normalised_kernel(fresh, x)))
         for name, y in zip(config.targets, targets, strict=True):
-            path = None if folder is None else folder / f"{name}-{seed}.pt"
+            path = None if folder is None else folder / f"{name}-{seed}"
             make = partial(study, config, y.to(device), x.to(device), seed)
             found.append(remembered(path, make))
     count = len(targets)
@@ -184,9 +171,7 @@ def draw_profile(result: Result) -> Figure:
             (near, "-", plots.PALETTE[0], "on one side of 0"),
             (far, "--", plots.PALETTE[1], "on both sides of 0"),
         ):
-            low, high = values.min(0).values, values.max(0).values
-            ax.fill_between(result.distance, low, high, color=colour, alpha=0.25, linewidth=0)
-            ax.plot(result.distance, values.mean(0), line, color=colour, label=label)
+            plots.band(ax, result.distance, values, colour, line, label=label)
         ax.set(title=name, xlabel="distance $|x-x'|$")
     axes[0, 0].set_ylabel(r"mean $\hat K_{x,x'}$")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -7,13 +7,13 @@ a point and itself, a point of its class, two points of the other class.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -24,6 +24,15 @@ from pkbook.lab import plots
 from pkbook.lab.experiments import neighbours
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers, over_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    choices,
+    increasing,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.problems import data, losses, models
 from pkbook.runs.recording import batches
@@ -39,48 +48,27 @@ WIDTH, BINS = 0.2, 9  # of the distances in the plane, 0 to 1.8
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` is five times longer, with ten seeds."""
 
-    optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
+    optimizers: tuple[str, ...] = choices(tuple(OPTIMIZERS), tuple(OPTIMIZERS))
     widths: tuple[int, ...] = (64, 64, 64)
-    samples: int = 600
-    neighbours: int = 100
-    batch: int = 30
-    epochs: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50, 100, 200)
-    loss: float = 0.005
+    samples: int = whole(600)
+    neighbours: int = whole(100)
+    batch: int = whole(30)
+    epochs: tuple[int, ...] = increasing((0, 1, 2, 5, 10, 20, 50, 100, 200), start=0)
+    loss: float = positive(0.005)
     """Where optimizers are compared at equal training loss: a hundredth of the loss of f = 0."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for name in self.optimizers:
-            if name not in OPTIMIZERS:
-                raise ValueError(
-                    f"optimizers: expected some of {', '.join(OPTIMIZERS)}, came {name!r}"
-                )
-        if not self.optimizers or not self.seeds:
-            raise ValueError("optimizers, seeds: expected at least one of each")
-        if not self.epochs or list(self.epochs) != sorted(set(self.epochs)) or self.epochs[0] != 0:
-            raise ValueError(
-                f"epochs: expected increasing whole numbers from 0, came {self.epochs}; "
-                "write (0, 10, 100)"
-            )
-        if not 0 < self.neighbours < self.samples:
-            raise ValueError(
-                f"neighbours: expected 1 to {self.samples - 1}, as there are {self.samples} "
-                f"samples, came {self.neighbours}"
-            )
-        if not 0 < self.batch <= self.samples:
-            raise ValueError(f"batch: expected 1 to {self.samples}, came {self.batch}")
+    FULL: ClassVar = {
+        "epochs": (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+        "seeds": tuple(range(10)),
+    }
 
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        full = cls(epochs=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), seeds=tuple(range(10)))
-        return replace(full, **changes)
+    def check_together(self) -> None:
+        require_at_most(self.neighbours, "neighbours", self.samples - 1, "the other samples")
+        require_at_most(self.batch, "batch", self.samples, "the samples")
 
 
 @dataclass(frozen=True)
@@ -233,7 +221,7 @@ def run(
     """Train once for each optimizer and seed; every seed has its own points and start."""
     seeds, found = "-".join(map(str, config.seeds)), []
     for name in tqdm(config.optimizers, disable=not progress, desc="optimizers"):
-        path = None if folder is None else folder / f"{name}-{seeds}.pt"
+        path = None if folder is None else folder / f"{name}-{seeds}"
         found.append(remembered(path, partial(follow, config, name, device)))
 
     def every(key: str) -> Tensor:
@@ -358,7 +346,7 @@ def draw_curves(result: Result, anchor: str = "disk edge") -> Figure:
     for ax, o in zip(axes.flat, range(len(names)), strict=True):
         for kind, values in curves(result, anchor).items():
             for line in values[:, o] if kind == "other class" else values[o][None]:
-                _band(ax, epochs, line, *CURVES[kind], label=kind)
+                plots.band(ax, epochs, line, *CURVES[kind], label=kind)
         for level in (ALIKE, APART):
             ax.axhline(level, color=plots.NEUTRAL, linewidth=0.9, linestyle=":")
         ax.set(title=names[o], ylim=(-0.3, 1.08))
@@ -373,13 +361,6 @@ def draw_curves(result: Result, anchor: str = "disk edge") -> Figure:
     for ax in axes[1]:
         ax.set_xlabel("epoch")
     return fig
-
-
-def _band(ax: Axes, epochs, values: Tensor, colour, line, marker, label) -> None:
-    """Mean over the seeds ``[S, E]``, and their range as a band."""
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-    ax.plot(epochs, values.mean(0), line, marker=marker, color=colour, label=label)
 
 
 def draw_distance(result: Result, epoch: int | None = None) -> Figure:

@@ -6,19 +6,26 @@ training goes on, and beside the share of each printed digit that is read correc
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.basics.checks import require_whole
 from pkbook.kernels import normalised_kernel
 from pkbook.lab.experiments.alignment import spearman
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.settings import require_rate, require_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    numbers,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import channels_last, fit
 from pkbook.lab.experiments.parts.shifted_inputs import turned
 from pkbook.problems import data, losses, models
@@ -27,46 +34,34 @@ BOX = 20  # longer side of MNIST's digits, in pixels; `data.printed_glyphs` keep
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes half a minute on a CPU; `full()` has the paper's 600 a class."""
 
-    per_class: int = 100
+    per_class: int = whole(100)
     """Training digits of each class."""
-    shown: int = 10
+    shown: int = whole(10, least=2)
     """Of these, digits of each class that the kernel is computed with."""
-    faces: int = 10
+    faces: int = whole(10, most=len(data.printed_faces))
     """Printed pictures of each character."""
-    held_out: int = 50
+    held_out: int = whole(50)
     """Handwritten digits of each class that accuracy is measured on."""
-    sizes: tuple[int, ...] = (BOX, 28, 10)
+    sizes: tuple[int, ...] = numbers((BOX, 28, 10), "pixels from 1 to 28", lambda v: 0 < v <= 28)
     """Longer side of printed digits, in pixels; the first is used throughout."""
     letters: str = "ABCDEFGHIJ"
-    rate: float = 1e-3
-    batch: int = 32
+    rate: float = positive(1e-3)
+    batch: int = whole(32)
     epochs: tuple[int, ...] = (0, 4, 30)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for name in ("per_class", "shown", "faces", "held_out", "batch"):
-            require_whole(getattr(self, name), name)
-        for name, most in (("shown", self.per_class), ("faces", len(data.printed_faces))):
-            if getattr(self, name) > most:
-                raise ValueError(f"{name}: expected at most {most}, came {getattr(self, name)}")
-        if self.shown < 2:
-            raise ValueError("shown: expected at least 2, so that a class has pairs, came 1")
-        if not self.sizes or not all(0 < size <= 28 for size in self.sizes):
-            raise ValueError(f"sizes: expected pixels from 1 to 28, came {self.sizes}")
-        require_rate(self.rate, "1e-3")
-        require_seeds(self.seeds)
+    FULL: ClassVar = {
+        "per_class": 600,
+        "held_out": 200,
+        "epochs": (0, 1, 4, 10, 30),
+        "seeds": tuple(range(5)),
+    }
 
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        full = cls(per_class=600, held_out=200, epochs=(0, 1, 4, 10, 30), seeds=(0, 1, 2, 3, 4))
-        return replace(full, **changes)
+    def check_together(self) -> None:
+        require_at_most(self.shown, "shown", self.per_class, "the training digits of a class")
 
 
 @dataclass(frozen=True)

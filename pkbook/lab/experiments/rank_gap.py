@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from matplotlib.axes import Axes
@@ -17,10 +18,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pkbook.basics.checks import is_finite_number, require_choice, require_whole
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    choice,
+    number,
+    positive,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.lab.experiments.parts import relu_line
 from pkbook.lab.experiments.parts.relu_line import TRAINED
@@ -30,58 +38,42 @@ TARGETS = ("teacher", "parabola", "sine")
 LEFT, EDGE = -1.0, 1.0  # of the training interval
 NEAR, FAR = 0.85, 0.6
 """How far the thresholds are spread at the start: close to the teacher's, or bunched together."""
+SHARE = "a positive number of at most 1"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes a second on a CPU; `full()` runs longer, with a hundred seeds."""
 
-    units: int = 8
-    samples: int = 80
-    tests: int = 125
+    units: int = whole(8, least=2)
+    samples: int = whole(80, least=2)
+    tests: int = whole(125, least=2)
     """Test inputs from the left end to `reach`."""
     reach: float = 1.5
     outside: float = 1.2
     """Where the last threshold starts in the second placement."""
-    target: str = "teacher"
+    target: str = choice("teacher", TARGETS)
     """A network of the same kind with its thresholds inside, (x + 1)^2 / 2, or sin 3x."""
-    spread: float = NEAR
+    spread: float = number(NEAR, SHARE, lambda v: 0 < v <= 1)
     """Share of the training interval over which the thresholds are spread at the start."""
-    trained: str = "biases"
+    trained: str = choice("biases", TRAINED)
     """What moves: the biases alone, or both biases and output weights."""
-    rate: float = 0.8
+    rate: float = positive(0.8)
     """The learning rate is this over `units`: the curvature grows with their number."""
-    steps: int = 3000
-    looks: int = 16
+    steps: int = whole(3000)
+    looks: int = whole(16, least=2)
     """At about so many moments a run is looked at."""
-    tolerance: float = 1e-6
-    seeds: tuple[int, ...] = tuple(range(20))
+    tolerance: float = number(1e-6, SHARE, lambda v: 0 < v <= 1)
+    seeds: tuple[int, ...] = several(tuple(range(20)))
 
-    def __post_init__(self) -> None:
-        for name, least in (("units", 2), ("samples", 2), ("tests", 2), ("steps", 1), ("looks", 2)):
-            require_whole(getattr(self, name), name, least)
-        require_choice(self.target, "target", TARGETS)
-        require_choice(self.trained, "trained", TRAINED)
+    FULL: ClassVar = {"steps": 30_000, "looks": 24, "seeds": tuple(range(100))}
+
+    def check_together(self) -> None:
         if not EDGE <= self.outside < self.reach:
             raise ValueError(
                 f"outside must lie between {EDGE:g}, where the training inputs end, and "
                 f"reach={self.reach:g}, where the test inputs end, got {self.outside:g}"
             )
-        for name, most in (("spread", 1.0), ("rate", math.inf), ("tolerance", 1.0)):
-            value = getattr(self, name)
-            if not is_finite_number(value) or not 0 < value <= most:
-                bound = "" if most == math.inf else f" of at most {most:g}"
-                raise ValueError(f"{name} must be a positive number{bound}, got {value!r}")
-        if not self.seeds:
-            raise ValueError("seeds must hold at least one, got none; write (0, 1, 2)")
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(cls(steps=30_000, looks=24, seeds=tuple(range(100))), **changes)
 
     @property
     def moments(self) -> list[int]:
@@ -180,7 +172,7 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Both placements for every seed."""
-    path = None if folder is None else folder / "run.pt"
+    path = None if folder is None else folder / "run"
     found = remembered(path, lambda: _trained(config, torch.device(device), progress))
     return Result(config, **found)
 
@@ -315,14 +307,15 @@ def draw_fit(result: Result, seed: int = 0) -> Figure:
 
 @plots.style()
 def draw_ranks(result: Result) -> Figure:
-    """Figure 7: ranks of both tangent matrices over training, mean and range over the seeds."""
+    """Figure 7: ranks of both tangent matrices over training, median and range over seeds."""
     fig, panels = _pair()
     for p, ax in enumerate(panels):
         for r, (name, line, marker) in enumerate(
             (("training inputs", "-", "o"), ("with test inputs", "--", "s"))
         ):
             values = result.ranks[p, :, :, r].double()
-            _band(ax, result.config.moments, values, plots.PALETTE[r], line, marker, name)
+            look = plots.PALETTE[r], line, marker
+            plots.band(ax, result.config.moments, values, *look, label=name, middle="median")
         low, high = result.ranks.min().item(), result.ranks.max().item()
         ax.set(ylabel="rank", yticks=range(low, high + 1), ylim=(low - 0.3, high + 0.3))
         _logarithmic(ax, result.config)
@@ -340,22 +333,17 @@ def draw_losses(result: Result) -> Figure:
         panels, ("training loss", "test loss"), (result.train_loss, result.test_loss), strict=True
     ):
         for p, (place, marker) in enumerate(zip(PLACES, "os", strict=True)):
-            colour, line = plots.PALETTE[p], "-" if p == 0 else "--"
-            _band(ax, result.config.moments, values[p], colour, line, marker, place)
-        ax.set(title=title, yscale="log", ylabel="loss")
+            look = plots.PALETTE[p], "-" if p == 0 else "--", marker
+            plots.band(ax, result.config.moments, values[p], *look, label=place, middle="median")
+        ax.set(title=title, ylabel="loss")
         _logarithmic(ax, result.config)
+    panels[0].set_yscale("log")  # the panels share it
+    for ax in panels:
+        ax.minorticks_off()
     panels[-1].set_xlabel("step")
     handles, labels = panels[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=2)
     return fig
-
-
-def _band(ax: Axes, steps, values: Tensor, colour: str, line: str, marker: str, label: str) -> None:
-    """Median over the seeds ``[S, E]``, and their range as a band."""
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-    middle = values.quantile(0.5, dim=0)
-    ax.plot(steps, middle, line, marker=marker, color=colour, label=label)
 
 
 @plots.style()

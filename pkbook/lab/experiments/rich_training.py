@@ -10,62 +10,44 @@ Recorded is the test error against the output scale :math:`\alpha`, at equal tim
 time, beside that of the lazy limit.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pkbook.basics.checks import is_finite_number
 from pkbook.function_space import lazy_training
 from pkbook.kernels import gradient_kernel
 from pkbook.lab import plots
 from pkbook.lab.experiments.lazy_training import descend
-from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.settings import Settings, numbers, positive, several, whole
 from pkbook.problems.models import ntk_mlp
 
 TARGETS = ("one direction", "all directions")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` has more seeds and trains longer."""
 
-    dimensions: int = 10
-    samples: int = 100
-    tests: int = 500
-    width: int = 64
-    scales: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
-    rate: float = 0.25
-    time: float = 200.0
-    seeds: tuple[int, ...] = tuple(range(6))
+    dimensions: int = whole(10)
+    samples: int = whole(100)
+    tests: int = whole(500)
+    width: int = whole(64)
+    scales: tuple[float, ...] = numbers((0.125, 0.25, 0.5, 1.0, 2.0, 4.0))
+    rate: float = positive(0.25)
+    time: float = positive(200.0)
+    seeds: tuple[int, ...] = several(tuple(range(6)))
 
-    def __post_init__(self) -> None:
-        for name in ("dimensions", "samples", "tests", "width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 on, came {value!r}")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales: expected positive numbers, came {self.scales}")
-        for name in ("rate", "time"):
-            value = getattr(self, name)
-            if not is_finite_number(value) or value <= 0:
-                raise ValueError(f"{name}: expected a positive number, came {value!r}")
-        require_seeds(self.seeds)
+    QUICK: ClassVar = {"rate": 0.5}
+    FULL: ClassVar = {"seeds": tuple(range(30)), "time": 1000.0}
 
     @property
     def stops(self) -> list[int]:
         """Steps at which the test error is taken."""
         return np.linspace(0, self.time / self.rate, 21).round().astype(int).tolist()
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return replace(cls(rate=0.5), **changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(cls(seeds=tuple(range(30)), time=1000.0), **changes)
 
 
 @dataclass(frozen=True)
@@ -150,9 +132,7 @@ def draw(result: Result) -> Figure:
     scales, looks = result.config.scales, (("o", "-", plots.PLUS), ("s", "--", plots.MINUS))
     for k, (name, (mark, line, colour)) in enumerate(zip(TARGETS, looks, strict=True)):
         values = result.test[k, :, :, -1]
-        low, high = values.amin(1), values.amax(1)
-        ax.fill_between(scales, low, high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(scales, values.mean(1), line, marker=mark, color=colour, label=name)
+        plots.band(ax, scales, values.T, colour, line, mark, label=name)
         limit = result.lazy[k, :, -1].mean()
         ax.plot(scales[-1] * 2, limit, mark, color=colour, fillstyle="none", markersize=8)
     ax.set(xscale="log", yscale="log", xlabel=r"output scale $\alpha$", ylabel="test error")

@@ -9,6 +9,7 @@ on three networks.  Source: arXiv 2603.13872, Theorem 2.2, eq. (4).
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pkbook.interpolation import Interpolation
 from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
+from pkbook.lab.experiments.machinery.settings import Settings, several
 from pkbook.lab.plots import figure, style
 from pkbook.problems import data, losses, models
 
@@ -32,8 +34,8 @@ NETWORKS = ("tanh MLP", "tanh CNN", "ReLU CNN")
 
 
 @dataclass(frozen=True)
-class Config:
-    """What is trained, how long, and at which learning rates."""
+class Config(Settings):
+    """What is trained, how long, and at which learning rates; `quick()` takes a few seconds."""
 
     horizon: float = 3.0  # T = rate x steps of the MLP, the same for every rate
     rates: tuple[float, ...] = (0.15, 0.075, 0.0375, 0.01875)
@@ -45,20 +47,18 @@ class Config:
     cnn_rate: float = 0.2  # where the sum is closed, for this many steps
     cnn_steps: int = 10
     relu_steps: int = 6  # at half that rate
-    seeds: tuple[int, ...] = (0, 1, 2)  # of the tanh MLP whose spread is reported
+    seeds: tuple[int, ...] = several((0, 1, 2))  # of the tanh MLP whose spread is reported
 
-    @classmethod
-    def quick(cls) -> "Config":
-        """A few seconds on two cores."""
-        return cls()
-
-    @classmethod
-    def full(cls) -> "Config":
-        """More data, longer, more rates."""
-        rates = tuple(0.15 / 2**k for k in range(7))
-        slow = (0.08, 0.04, 0.02, 0.01)
-        more = {"points": 60, "digits": 100, "cnn_steps": 60, "relu_steps": 40}
-        return cls(6.0, rates, 0.8, slow, **more)
+    FULL: ClassVar = {
+        "horizon": 6.0,
+        "rates": tuple(0.15 / 2**k for k in range(7)),
+        "cnn_horizon": 0.8,
+        "cnn_rates": (0.08, 0.04, 0.02, 0.01),
+        "points": 60,
+        "digits": 100,
+        "cnn_steps": 60,
+        "relu_steps": 40,
+    }
 
 
 @dataclass(frozen=True)

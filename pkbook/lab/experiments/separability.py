@@ -7,21 +7,28 @@ with the true set: on fresh points, and by the area on which they disagree with 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pkbook.basics.checks import is_finite_number
 from pkbook.kernels import gradient_kernel
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.settings import require_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    increasing,
+    numbers,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import fit, remembered
 from pkbook.lab.experiments.parts.support_vectors import KINDS, machine, turned
 from pkbook.problems import data, losses, models
@@ -52,64 +59,48 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes half a minute on a CPU; `full()` has ten seeds and longer runs."""
 
-    sizes: tuple[int, ...] = (50, 100, 200, 600)
+    sizes: tuple[int, ...] = increasing((50, 100, 200, 600))
     """Numbers of samples; the last is the one of the paper's figure."""
     few: int = 100
     """The number of samples reported as few."""
     swept: int = 200
     """The number of samples with which radii and ratios are varied."""
-    radii: tuple[float, ...] = (0.5, 1.0, 1.2)
-    ratios: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    radii: tuple[float, ...] = numbers(
+        (0.5, 1.0, 1.2), f"numbers from 1e-6 to {HALF:g}", lambda v: 1e-6 <= v <= HALF, least=0
+    )
+    ratios: tuple[float, ...] = numbers(
+        (1.0, 2.0, 4.0, 8.0), "numbers from 1 on", lambda v: v >= 1, least=0
+    )
     """Of the ellipse's axes; the longer one is the circle's."""
     widths: tuple[int, ...] = (64, 64, 64)
     activation: str = "relu"
-    rate: float = 0.4
-    batch: int = 30
-    steps: int = 1000
-    asked: int = 2000
+    rate: float = positive(0.4)
+    batch: int = whole(30)
+    steps: int = whole(1000)
+    asked: int = whole(2000)
     """Fresh points that accuracy is measured on."""
-    grid: int = 64
+    grid: int = whole(64)
     """Cells along each side of the square, for the area."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        if not self.sizes or list(self.sizes) != sorted(set(self.sizes)):
-            raise ValueError(
-                f"sizes: expected increasing whole numbers, came {self.sizes}; write (100, 600)"
-            )
+    FULL: ClassVar = {
+        "sizes": (50, 100, 200, 600, 2000),
+        "steps": 10_000,
+        "asked": 10_000,
+        "grid": 160,
+        "seeds": tuple(range(10)),
+    }
+
+    def check_together(self) -> None:
         for name in ("few", "swept"):
             if getattr(self, name) not in self.sizes:
                 raise ValueError(
-                    f"{name}: expected one of the sizes {self.sizes}, came {getattr(self, name)}"
+                    f"{name} must be one of the sizes {self.sizes}, got {getattr(self, name)}"
                 )
-        if not 0 < self.batch <= self.sizes[0]:
-            raise ValueError(f"batch: expected 1 to {self.sizes[0]}, came {self.batch}")
-        for name in ("steps", "asked", "grid"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, came {getattr(self, name)}")
-        for name, low, high in (("radii", 0.0, HALF), ("ratios", 1.0, np.inf)):
-            for value in getattr(self, name):
-                if not is_finite_number(value) or not max(low, 1e-6) <= value <= high:
-                    raise ValueError(f"{name}: expected {low:g} to {high:g}, came {value!r}")
-        require_seeds(self.seeds)
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        full = cls(
-            sizes=(50, 100, 200, 600, 2000),
-            steps=10_000,
-            asked=10_000,
-            grid=160,
-            seeds=tuple(range(10)),
-        )
-        return replace(full, **changes)
+        require_at_most(self.batch, "batch", self.sizes[0], "the fewest samples")
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -251,7 +242,7 @@ def run(
         for seed in config.seeds:
             (a, b), n = case
             name = f"axes{a:g}x{b:g}-n{n}-seed{seed}"
-            path, keep = (None, None) if folder is None else (folder / f"{name}.pt", folder / name)
+            path, keep = (None, None) if folder is None else (folder / name, folder / name)
             found.append(remembered(path, partial(measure, config, case, seed, device, keep)))
         numbers = torch.stack([one["numbers"] for one in found]).unbind(1)
         curves = torch.stack([one["turned"] for one in found])

@@ -7,8 +7,9 @@ ones, before and after training.
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from matplotlib.axes import Axes
@@ -23,7 +24,13 @@ from pkbook.kernels import normalised_kernel
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
-from pkbook.lab.experiments.machinery.settings import require_rate, require_seeds
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    positive,
+    require_at_most,
+    several,
+    whole,
+)
 from pkbook.lab.experiments.machinery.training import channels_last, fit
 from pkbook.lab.experiments.parts.nearest_rows import nearest_rows
 from pkbook.problems import data, losses, models
@@ -32,49 +39,39 @@ GROUPS = ("seen", "unseen")
 MOST_ON_MAP = 400  # points; more are hard to read
 
 
+def _split(seen: str, name: str) -> None:
+    if not set(seen) < set("0123456789") or not 2 <= len(set(seen)) == len(seen) <= 8:
+        raise ValueError(
+            f"{name} must hold 2 to 8 of the ten digits, each once, got {seen!r}; "
+            f'write {name}=("01234",)'
+        )
+
+
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes a quarter of a minute on a CPU; `full()` has 600 digits a class."""
 
-    splits: tuple[str, ...] = ("01234", "012345", "56789")
+    splits: tuple[str, ...] = several(("01234", "012345", "56789"), _split)
     """The seen digits; the first is the paper's, the last its reverse."""
-    per_class: int = 100
-    held_out: int = 20
+    per_class: int = whole(100)
+    held_out: int = whole(20)
     """Pictures of each digit that are looked at; none was trained on."""
     outputs: int | None = None
     """Of the network; None for one a seen digit."""
-    neighbours: int = 10
-    rate: float = 1e-3
-    batch: int = 32
-    epochs: int = 6
-    seeds: tuple[int, ...] = (0, 1, 2)
+    neighbours: int = whole(10)
+    rate: float = positive(1e-3)
+    batch: int = whole(32)
+    epochs: int = whole(6)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for name in ("per_class", "held_out", "neighbours", "batch", "epochs"):
-            require_whole(getattr(self, name), name)
-        for seen in self.splits or ("",):
-            if not set(seen) < set("0123456789") or not 2 <= len(set(seen)) == len(seen) <= 8:
-                raise ValueError(
-                    f"splits: expected 2 to 8 of the ten digits, each once, came {seen!r}; "
-                    'write ("01234",)'
-                )
-        if self.outputs is not None and self.outputs < 10:
-            raise ValueError(f"outputs: expected None or at least 10, came {self.outputs}")
-        if self.neighbours >= 2 * self.held_out:
-            raise ValueError(
-                f"neighbours: expected fewer than the {2 * self.held_out} pictures of two digits, "
-                f"came {self.neighbours}"
-            )
-        require_rate(self.rate, "1e-3")
-        require_seeds(self.seeds)
+    FULL: ClassVar = {"per_class": 600, "held_out": 30, "epochs": 20, "seeds": tuple(range(5))}
 
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(cls(per_class=600, held_out=30, epochs=20, seeds=(0, 1, 2, 3, 4)), **changes)
+    def check_together(self) -> None:
+        if self.outputs is not None:
+            require_whole(self.outputs, "outputs", least=10)
+        most = 2 * self.held_out
+        why = f"fewer than the {most} pictures of two digits"
+        require_at_most(self.neighbours, "neighbours", most - 1, why)
 
 
 @dataclass(frozen=True)

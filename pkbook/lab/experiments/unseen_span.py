@@ -7,21 +7,21 @@ of the training features (:func:`pkbook.diagnostics.outside_span`).
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.basics.checks import require_whole
 from pkbook.function_space.diagnostics import outside_span
 from pkbook.function_space.kernel_matrix import as_gram
 from pkbook.kernels import gradient_kernel
 from pkbook.lab import plots
+from pkbook.lab.experiments.machinery.settings import Settings, positive, several, whole
 from pkbook.lab.experiments.machinery.training import fit, remembered
 from pkbook.problems import data, models
 
@@ -30,39 +30,29 @@ MOMENTS = ("before", "after")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings. `quick()` takes three seconds a seed on a CPU; `full()` has five times the data."""
 
     seen: tuple[int, ...] = (0, 1, 2, 3, 4)
-    per_class: int = 20
+    per_class: int = whole(20)
     """Training images of each seen digit."""
-    held_out: int = 10
+    held_out: int = whole(10)
     """Images of each digit, seen or not, that training does not use."""
-    epochs: int = 40
-    batch: int = 20
-    rate: float = 1e-3
-    tolerances: tuple[float, ...] = (1e-6, 1e-3, 1e-2, 1e-1)
+    epochs: int = whole(40)
+    batch: int = whole(20)
+    rate: float = positive(1e-3)
+    tolerances: tuple[float, ...] = several((1e-6, 1e-3, 1e-2, 1e-1))
     """Of the singular values, relative to the largest; the first is the one that counts."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = several((0, 1, 2))
 
-    def __post_init__(self) -> None:
-        for name in ("per_class", "held_out", "epochs", "batch"):
-            require_whole(getattr(self, name), name)
+    FULL: ClassVar = {"per_class": 100, "held_out": 40, "seeds": tuple(range(5))}
+
+    def check_together(self) -> None:
         if len(self.seen) != 5 or len(set(self.seen) & set(range(10))) != 5:
             raise ValueError(
                 f"seen must hold five different digits, so that as many are unseen, got "
                 f"{self.seen}; write (0, 1, 2, 3, 4)"
             )
-        if not self.seeds or not self.tolerances:
-            raise ValueError("seeds and tolerances must hold at least one each")
-
-    @classmethod
-    def quick(cls, **changes) -> "Config":
-        return cls(**changes)
-
-    @classmethod
-    def full(cls, **changes) -> "Config":
-        return replace(cls(per_class=100, held_out=40, seeds=tuple(range(5))), **changes)
 
     @property
     def unseen(self) -> tuple[int, ...]:
@@ -118,7 +108,7 @@ def run(
     """Draw images, train, and look before and after, for every seed."""
     found = []
     for seed in config.seeds:
-        path = None if folder is None else folder / f"seed{seed}.pt"
+        path = None if folder is None else folder / f"seed{seed}"
         found.append(remembered(path, lambda s=seed: _study(config, s, device, progress)))
     return Result(config, **{name: torch.stack([f[name] for f in found]) for name in found[0]})
 
@@ -222,7 +212,8 @@ def draw_gap(result: Result) -> Figure:
     tolerances = torch.logspace(-6, -0.3, 58, dtype=torch.float64)
     gaps = torch.stack([result.gap(t)[:, -1] for t in tolerances.tolist()], -1).double()
     for g, line in enumerate(("-", "--")):
-        _band(ax, tolerances, gaps[:, g], plots.PALETTE[g], line, f"{GROUPS[g]} digits")
+        name = f"{GROUPS[g]} digits"
+        plots.band(ax, tolerances, gaps[:, g], plots.PALETTE[g], line, label=name)
     ax.set(xscale="log", xlabel="tolerance, relative to the largest", ylabel="rank gap")
     ax.legend()
     return fig
@@ -232,14 +223,9 @@ def draw_gap(result: Result) -> Figure:
 def draw_auroc(result: Result) -> Figure:
     """How well three quantities tell unseen from seen, one dot a seed."""
     fig, ax = plots.figure(height=2.9)
-    rows = rates(result)
-    for place, values in enumerate(rows.values()):
-        ax.plot(values, [place] * len(values), "o", color=plots.MINUS, alpha=0.8)
-        ax.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color="black", lw=2.5)
     ax.axvline(0.5, color=plots.NEUTRAL, linestyle=":")
-    ax.set(yticks=range(len(rows)), xlabel="unseen told from seen (AUROC)", xlim=(0.3, 1.02))
-    ax.set_yticklabels(rows)
-    ax.invert_yaxis()
+    plots.dots(ax, rates(result))
+    ax.set(xlabel="unseen told from seen (AUROC)", xlim=(0.3, 1.02))
     return fig
 
 
@@ -251,10 +237,3 @@ def rates(result: Result) -> dict[str, Tensor]:
         "share of the pixels": auroc(result.pixels),
         "doubt of the softmax": auroc(result.doubt[:, 1]),
     }
-
-
-def _band(ax: Axes, x: Tensor, values: Tensor, colour: str, line: str, label: str) -> None:
-    """Mean over the seeds ``[S, n]``, and their range as a band."""
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    ax.plot(x, values.mean(0), line, color=colour, label=label)

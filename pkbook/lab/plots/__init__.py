@@ -25,6 +25,7 @@ from pkbook.lab.plots.house import (
     symmetric_norm,
 )
 from pkbook.lab.plots.inline import show, svg
+from pkbook.lab.plots.seeds import band, dots
 from pkbook.lab.plots.spectra import eigenfunctions, mode_energy, share_curve
 from pkbook.lab.plots.waterfall import waterfall
 
@@ -37,9 +38,11 @@ __all__ = [
     "PALETTE",
     "PLUS",
     "SEQUENTIAL",
+    "band",
     "contribution_bars",
     "decision_region",
     "digit_row",
+    "dots",
     "eigenfunctions",
     "figure",
     "kernel_matrix",

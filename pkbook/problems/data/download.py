@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pkbook.basics.extras import needs_lab
 from pkbook.problems.data.samples import Samples
 from pkbook.problems.data.selection import Stored, check_choice, check_split, select
 
@@ -27,6 +28,8 @@ mnist_checksums = {
 # The binary version: the python version is a pickle, which may run code when it is read.
 cifar10_addresses = ("https://www.cs.toronto.edu/~kriz/",)
 cifar10_checksums = {"cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530"}
+MNIST_PART = "write pk.data.mnist(...) for the part that comes with the repository"
+CIFAR10_PART = "write pk.data.cifar10(...) for the part that comes with the repository"
 CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
@@ -63,7 +66,7 @@ def mnist_full(
     check_choice(per_class, classes, generator, dtype)
     prefix = "train" if split == "train" else "t10k"
     images, labels = (
-        _fetch(name, mnist_addresses, mnist_checksums[name], folder, progress, "pk.data.mnist")
+        fetch(name, mnist_addresses, mnist_checksums[name], folder, progress, MNIST_PART)
         for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
     )
     return select(
@@ -98,7 +101,7 @@ def cifar10_full(
     check_split(split)
     check_choice(per_class, classes, generator, dtype)
     ((name, checksum),) = cifar10_checksums.items()
-    archive = _fetch(name, cifar10_addresses, checksum, folder, progress, "pk.data.cifar10")
+    archive = fetch(name, cifar10_addresses, checksum, folder, progress, CIFAR10_PART)
     return select(
         read_cifar10(archive, split),
         per_class=per_class,
@@ -149,17 +152,21 @@ def read_cifar10(path: Path, split: str) -> Stored:
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
 
 
-def _fetch(
+def fetch(
     name: str,
     addresses: Sequence[str],
     checksum: str,
     folder: str | Path | None,
     progress: bool,
-    embedded: str,
+    instead: str,
 ) -> Path:
-    """The local path of a file, downloaded from the first address that serves it unchanged."""
-    import pooch
-    from requests import RequestException
+    """The local path of a file, downloaded from the first address that serves it unchanged.
+
+    ``instead``, in words, is what a reader without a network may write.
+    """
+    with needs_lab(f"fetching {name}"):
+        import pooch
+        from requests import RequestException
 
     path = pooch.os_cache("pkbook") if folder is None else Path(folder)
     failures = []
@@ -172,13 +179,12 @@ def _fetch(
             failures.append(error)
     if all(isinstance(error, RequestException) for error in failures):
         raise ConnectionError(
-            f"{name}: could not be fetched from {' or '.join(addresses)}; write {embedded}(...) "
-            f"for the part that needs no network, or put the file into {path}"
+            f"{name}: could not be fetched from {' or '.join(addresses)}; {instead}, or put the "
+            f"file into {path}"
         ) from failures[-1]
     raise ValueError(
         f"{name}: expected a file with checksum {checksum}, and {' or '.join(addresses)} sent "
-        f"another; write {embedded}(...) for the part that needs no network, or put the right "
-        f"file into {path}"
+        f"another; {instead}, or put the right file into {path}"
     ) from failures[-1]
 
 

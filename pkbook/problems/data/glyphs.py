@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pkbook.basics.extras import needs_lab
 from pkbook.problems.data import arguments as check
 from pkbook.problems.data.samples import Samples
 
@@ -95,8 +96,9 @@ def _glyph(character: str, face: str) -> np.ndarray:
 
 def _draw(character: str, face: str) -> np.ndarray:
     """A large antialiased drawing in [0, 1], [height, width]."""
-    import matplotlib
-    from matplotlib.ft2font import FT2Font
+    with needs_lab("pk.data.printed_glyphs"):
+        import matplotlib
+        from matplotlib.ft2font import FT2Font
 
     font = FT2Font(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")))
     font.set_size(FINE, 72)  # at 72 dots an inch a point is a pixel

@@ -1,7 +1,12 @@
-"""MNIST and CIFAR-10, the parts that travel inside the package (PROVENANCE.md beside this file)."""
+"""MNIST and CIFAR-10, the parts that the repository holds (PROVENANCE.md beside this file).
+
+A wheel leaves the two files out.  There they are fetched once from the repository's folder, whose
+address stands in the environment variable ``PKBOOK_DATA_URL``.
+"""
 
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pkbook.problems.data.download import fetch
 from pkbook.problems.data.samples import Samples
 from pkbook.problems.data.selection import Stored, check_choice, check_split, select
 
@@ -17,6 +23,8 @@ checksums = {
     "mnist10k.npz": "0217e13bd0668deb198aa7d305edbf0331eb89f8a6e7dd226e03d1aa3a9bd4ef",
     "cifar10_small.npz": "63e9b673074668288b85344a5eed63bd22595c96daa2987da0c705e8145e6674",
 }
+ADDRESS = "PKBOOK_DATA_URL"
+"""The environment variable with the address of the folder that holds the two files."""
 cifar10_classes = (
     "airplane",
     "automobile",
@@ -40,7 +48,7 @@ def mnist(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Samples:
-    """Handwritten digits: the first 10,000 training digits of MNIST, held in the package.
+    """Handwritten digits: the first 10,000 training digits of MNIST, held in the repository.
 
     They are split in two. "test" holds the last 200 of each digit (2,000 in all), "train" the
     other 8,000: between 663 and 927 of a digit. Both are cut from MNIST's *training* digits, so a
@@ -63,6 +71,8 @@ def mnist(
         TypeError: an argument of the wrong kind.
         ValueError: an unknown split or class, a class named twice, a generator without
             ``per_class``, more samples asked for than there are, or a damaged data file.
+        FileNotFoundError, ConnectionError: pkbook was installed from a wheel, which holds no
+            pictures, and ``PKBOOK_DATA_URL`` says nowhere to fetch them, or no place that answers.
 
     Source: LeCun, Cortes and Burges, CC BY-SA 3.0.
 
@@ -90,7 +100,7 @@ def cifar10(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Samples:
-    """Small photographs: 250 training and 50 test images a class of CIFAR-10, in the package.
+    """Small photographs: 250 training and 50 test images a class of CIFAR-10.
 
     They are the first ones of each class in CIFAR-10's own training and test set, in its order.
 
@@ -148,15 +158,31 @@ def _interleave(groups: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(groups)[np.argsort(place, kind="stable")]
 
 
+def _path(name: str) -> Path:
+    """Where a file is: beside this one, in a clone; fetched once, where a wheel was installed."""
+    if (folder / name).exists():
+        return folder / name
+    address = os.environ.get(ADDRESS)
+    if not address:
+        raise FileNotFoundError(
+            f"{folder / name} must exist, got no such file: a clone of the repository has it "
+            "(10 MB), a wheel does not; write pip install -e '.[lab]' in a clone, or copy the "
+            f"file there, or set {ADDRESS} to the address of the repository's folder "
+            "pkbook/problems/data"
+        )
+    place, checksum = (f"{address.rstrip('/')}/",), f"sha256:{checksums[name]}"
+    return fetch(name, place, checksum, None, False, f"set {ADDRESS} to another address")
+
+
 def _read(name: str) -> dict[str, np.ndarray]:
-    """The arrays of an embedded file, after a look at its checksum."""
-    path = folder / name
+    """The arrays of a file, after a look at its checksum."""
+    path = _path(name)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != checksums[name]:
         raise ValueError(
             f"{path}: expected a file with sha256 {checksums[name]}, came one with {found}; "
-            "the file was changed or cut short, so install pkbook again"
+            "the file was changed or cut short, so delete it and install pkbook again"
         )
     with np.load(io.BytesIO(content), allow_pickle=False) as held:
         return {key: held[key] for key in held.files if key != "classes"}

@@ -17,10 +17,7 @@ MARKS = dict(zip(ARCHITECTURES, "osD", strict=True))
 def panel(ax: Axes, steps: Sequence[int], curves: dict[str, Tensor]) -> None:
     """Curves along training ``[S, E]``: the mean over the seeds, and their range as a band."""
     for name, values in curves.items():
-        colour, line, marker = CURVES[name]
-        low, high = values.min(0).values, values.max(0).values
-        ax.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(steps, values.mean(0), line, marker=marker, color=colour, label=f"{name} images")
+        plots.band(ax, steps, values, *CURVES[name], label=f"{name} images")
     ax.set_xscale("symlog", linthresh=max(1, steps[1]), linscale=0.5)
     ticks = [steps[0], *steps[1::2]] if len(steps) > 5 else list(steps)
     ax.set_xticks(ticks, [str(k) for k in ticks])

@@ -8,14 +8,12 @@ from pkbook.lab import plots
 from pkbook.lab.experiments.inheritance import ARCHITECTURES, Result
 
 COLOURS = dict(zip(ARCHITECTURES, plots.PALETTE, strict=False))
-MARKS = dict(zip(ARCHITECTURES, ("s--", "o-", "v-", "D:"), strict=True))
+MARKS = dict(zip(ARCHITECTURES, (("--", "s"), ("-", "o"), ("-", "v"), (":", "D")), strict=True))
 
 
 def band(ax: Axes, shifts, values: Tensor, name: str) -> None:
     """A curve ``[S, D]``: the mean over the seeds, and their range."""
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(shifts, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
-    ax.plot(shifts, values.mean(0), MARKS[name], color=COLOURS[name], label=name)
+    plots.band(ax, shifts, values, COLOURS[name], *MARKS[name], label=name)
 
 
 @plots.style()

@@ -52,10 +52,7 @@ def draw_coherence(result: Result) -> Figure:
         )
         for label, values, line, colour in kinds:
             blocks = result.blocks(values[name])
-            ax.fill_between(
-                steps, blocks.amin(0), blocks.amax(0), color=colour, alpha=0.2, linewidth=0
-            )
-            ax.plot(steps, blocks.mean(0), line, color=colour, label=label)
+            plots.band(ax, steps, blocks, colour, line, label=label)
         ax.set(title=name, ylabel="coherence", ylim=(0, 1))
     axes[1].set_xlabel("step")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)

@@ -1,7 +1,5 @@
 """The pictures of E6 and E7: kernels of training digits with print and letters, and accuracy."""
 
-from collections.abc import Sequence
-
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -109,9 +107,10 @@ def training(result: Result) -> Figure:
         ("handwriting, held out", result.handwriting, LOOKS["one class"]),
         ("print", result.accuracy.mean(2), LOOKS["two classes"]),
     ):
-        _band(left, epochs, values, look, name)
+        plots.band(left, epochs, values, *look, label=name)
     for name, values in alike(result).items():
-        _band(right, epochs, values, LOOKS[name], WORDS.get(name, "digits and letters"))
+        label = WORDS.get(name, "digits and letters")
+        plots.band(right, epochs, values, *LOOKS[name], label=label)
     left.set(title="read correctly", ylim=(0, 1.03))
     right.set(title=r"mean $\hat K$ with training digits", ylim=(0, 1.03))
     for ax in (left, right):
@@ -120,14 +119,6 @@ def training(result: Result) -> Figure:
         with plots.style():
             ax.legend(loc="lower right" if ax is left else "lower left")
     return fig
-
-
-def _band(ax: Axes, at: Sequence[float], values: Tensor, look: tuple, label: str) -> None:
-    """Mean over the seeds ``[S, n]`` and their range as a band."""
-    colour, line, marker = look
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
-    ax.plot(at, values.mean(0), line, marker=marker, color=colour, label=label)
 
 
 def nearest_training(result: Result, characters: str, count: int = 6) -> Figure:

@@ -88,7 +88,7 @@ def penalty(result: Result) -> Figure:
     for ax, (name, half) in zip(axes, SETS.items(), strict=True):
         curves = 1 - result.at(half).turned
         for k, (kind, look) in enumerate(zip(TITLES, looks, strict=True)):
-            _band(ax, STRENGTHS, curves[:, k], look, NAMES[kind])
+            plots.band(ax, STRENGTHS, curves[:, k], *look, label=NAMES[kind])
         ax.axvline(1, color=plots.NEUTRAL, linewidth=0.9, linestyle=":")
         ax.set(xscale="log", title=name, ylabel="error on fresh points")
         _errors(ax)
@@ -103,7 +103,7 @@ def samples(result: Result) -> Figure:
     for ax, (name, half) in zip(axes, SETS.items(), strict=True):
         for machine in ("RBF, plain", "RBF, tuned", "tangent, tuned"):
             found = [1 - result.at(half, n).of("accuracy", machine) for n in sizes]
-            _band(ax, sizes, _columns(found), LOOK[machine], _named(machine))
+            plots.band(ax, sizes, _columns(found), *LOOK[machine], label=_named(machine))
         ax.set(xscale="log", title=name, ylabel="error on fresh points")
         ax.set_xticks(sizes, [str(n) for n in sizes])
         _errors(ax)
@@ -120,7 +120,7 @@ def ratios(result: Result) -> Figure:
         for ratio in known:
             case = Case(thin(ratio), n)
             shares.append(result.outcomes[case].of("area", machine) / case.area)
-        _band(ax, known, _columns(shares), look, _named(machine))
+        plots.band(ax, known, _columns(shares), *look, label=_named(machine))
     ax.set(xscale="log", xlabel="longer over shorter axis", ylabel="share of the set astray")
     ax.set_xticks(known, [f"{ratio:g}" for ratio in known])
     ax.minorticks_off()
@@ -135,14 +135,6 @@ def _named(machine: str) -> str:
 
 def _columns(values: Sequence[Tensor]) -> Tensor:
     return Tensor([list(v) for v in values]).T
-
-
-def _band(ax: Axes, at: Sequence[float], values: Tensor, look: tuple, label: str) -> None:
-    """Mean over the seeds ``[S, n]`` and their range as a band."""
-    colour, line, marker = look
-    low, high = values.min(0).values, values.max(0).values
-    ax.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
-    ax.plot(at, values.mean(0), line, marker=marker, color=colour, label=label)
 
 
 def _errors(ax: Axes) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pkbook.basics.checks import require_choice
+from pkbook.basics.files import write_whole
 from pkbook.diffusion_limit.weak import Slope
 from pkbook.lab.claims import short
 
@@ -190,10 +191,8 @@ class Finding:
         }
 
     def save(self, path: Path) -> None:
-        """Write the JSON; through a second file, so that no half one is ever read."""
-        half = path.with_suffix(".half")
-        half.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf8")
-        half.replace(path)
+        """Write the JSON; no half one is ever read."""
+        write_whole(path, f"{json.dumps(self.to_json(), indent=1)}\n".encode())
 
     def _repr_mimebundle_(self, **_) -> dict:
         return {MIME: self.to_json(), "text/html": as_html(self), "text/plain": as_text(self)}

@@ -1,6 +1,7 @@
 """Training for experiments: the same batches every time, interrupted and taken up at will."""
 
 from collections.abc import Callable, Iterator, Sequence
+from glob import escape
 from itertools import islice
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook.basics.checks import batch_loss, require_whole
+from pkbook.basics.files import read_checked, write_checked
 from pkbook.basics.randomness import seeded
 from pkbook.runs.recording import batches
+from pkbook.runs.snapshot import put_back, snapshot
 
 
 def channels_last(model: nn.Module) -> nn.Module:
@@ -53,9 +56,9 @@ def fit(
     done = 0
     with tqdm(total=epochs[-1], disable=not progress, desc="epochs") as bar:
         for epoch in epochs:
-            state = None if keep is None else keep / f"epoch{epoch}.pt"
-            if state is not None and state.exists():
-                _load(state, model, optimizer)
+            file = None if keep is None else _kept(keep / f"epoch{epoch}")
+            if file is not None:
+                _load(file, model, optimizer)
                 for _ in islice(draws, steps * (epoch - done)):
                     pass
             else:
@@ -64,8 +67,8 @@ def fit(
                     with seeded(seed * 1_000_003 + now, x.device):
                         _epoch(model, loss, optimizer, x, y, islice(draws, steps), now + 1)
                     bar.update()
-                if state is not None:
-                    _save(state, model, optimizer)
+                if keep is not None:
+                    _keep(keep / f"epoch{epoch}", snapshot(model, optimizer))
             done = epoch
             bar.n = epoch
             model.eval()
@@ -73,17 +76,18 @@ def fit(
 
 
 def remembered(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `make` returns; kept in a file and read from there the next time.
+    """What `make` returns; kept in ``PATH-CHECKSUM.safetensors`` and read from there the next time.
 
     For parts of an experiment that are short enough to be done again when interrupted. Without a
-    path nothing is kept.
+    path nothing is kept. ValueError for a file that is damaged or of a pkbook that pickled.
     """
     if path is None:
         return make()
-    if path.exists():
-        return torch.load(path, weights_only=True)
+    file = _kept(path)
+    if file is not None:
+        return read_checked(file)
     found = make()
-    _write(path, found)
+    _keep(path, found)
     return found
 
 
@@ -102,26 +106,29 @@ def _epoch(model, loss, optimizer, x, y, draws, number: int) -> None:
         )
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    _write(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-
-
-def _write(path: Path, state: dict) -> None:
-    """Through a second file, so that no half one is ever read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    torch.save(state, half)
-    half.replace(path)
-
-
-def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    where = next(model.parameters()).device
-    state = torch.load(path, map_location=where, weights_only=True)
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+def _kept(path: Path) -> Path | None:
+    """The file written for a path, if there is one; ``path.name`` may hold dots."""
+    files = sorted(path.parent.glob(f"{escape(path.name)}-????????.safetensors"))
+    pickled = path.with_name(f"{path.name}.pt")
+    if not files and pickled.exists():
         raise ValueError(
-            f"{path} holds the state of another network or optimizer: {error}; "
+            f"{pickled} must be a safetensors file, got one of an earlier pkbook, which pickled; "
+            f"move {path.parent} away, and the run begins anew"
+        )
+    return files[0] if files else None
+
+
+def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    apart = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+    write_checked(path.parent, path.name, apart)  # safetensors takes no views of one another
+
+
+def _load(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    try:
+        put_back(read_checked(file), model, optimizer)
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be taken up, for it is damaged or of another network: {error}; "
             "give this run a folder of its own"
         ) from error

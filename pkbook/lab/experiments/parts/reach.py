@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pkbook as pk
 from pkbook import generative as gen
-from pkbook.basics.checks import require_finite, require_tensor
+from pkbook.basics.checks import require_choice, require_finite, require_tensor
 from pkbook.lab.experiments.parts import known_densities
 
 PART = 0.1  # which rows count as near: this part of all
@@ -76,7 +76,7 @@ def diffusion(
     distances ``[R, m]``: in ``"level"`` :math:`|\tau-\tau'|`, and in ``"place"``
     :math:`\|x_\tau-x'_{\tau'}\|`.  ``embedding`` is one of `EMBEDDINGS`.
     """
-    pk.checks.require_choice(embedding, "embedding", tuple(EMBEDDINGS))
+    require_choice(embedding, "embedding", tuple(EMBEDDINGS))
     draw = torch.Generator().manual_seed(seed)
     ring = gen.ring_of_gaussians(8, scale=RING_SCALE)
     schedule = gen.linear_schedule(levels, last=float(levels) * 0.4)

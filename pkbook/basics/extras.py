@@ -1,0 +1,25 @@
+"""What is installed only on request: a sentence in place of a bare ``ModuleNotFoundError``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needs_lab(what: str) -> Iterator[None]:
+    """Imports made inside may miss what the extra ``lab`` brings; ``ImportError`` says so.
+
+    >>> with needs_lab("pkbook.plots"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    ...
+    ImportError: pkbook.plots needs no_such_package; write pip install 'pkbook[lab]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "pkbook"):
+            raise
+        raise ImportError(
+            f"{what} needs {missing}; write pip install 'pkbook[lab]'", name=missing
+        ) from error
