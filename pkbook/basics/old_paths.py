@@ -11,6 +11,8 @@ from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
+from pkbook.basics.extras import needs_lab
+
 PATHS = {
     "pkbook.claims": "pkbook.lab.claims",
     "pkbook.data": "pkbook.problems.data",
@@ -38,7 +40,8 @@ class _Same(InspectLoader):
     """Loads a module under a second name, which is none: it gives the module itself."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        self.module = importlib.import_module(str(present(spec.name)))
+        with needs_lab(spec.name):
+            self.module = importlib.import_module(str(present(spec.name)))
         self.own = self.module.__spec__
         return self.module
 
