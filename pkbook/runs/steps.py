@@ -19,7 +19,7 @@ from pkbook.runs.optimizers import (
     memory_key,
     require_linear,
 )
-from pkbook.runs.storage import StepRecord
+from pkbook.runs.records import StepRecord
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,6 +48,11 @@ def mixes_samples(model: nn.Module) -> bool:
         module.training and isinstance(module, nn.modules.batchnorm._BatchNorm)
         for module in model.modules()
     )
+
+
+def step_seed(seed: int, k: int) -> int:
+    """A seed for step ``k``: a fixed mixing of the run's seed and the step's number."""
+    return zlib.crc32(f"{seed}:{k}".encode())
 
 
 def parts_of(record: StepRecord) -> list[tuple[list[int], int]]:

@@ -1,0 +1,66 @@
+"""What a run is made of, checked before its first step."""
+
+import torch
+from torch import Tensor, nn
+
+from pkbook.basics.checks import (
+    batch_loss,
+    evaluating,
+    is_finite_number,
+    require_finite,
+    require_inputs,
+    require_tensor,
+)
+from pkbook.basics.randomness import seeded
+from pkbook.runs.steps import Problem
+
+
+def require_data(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, one row per sample each, on the model's device."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError("data must be a pair (x, y) of tensors with one row per sample")
+    x = require_inputs(model, data[0], "x")
+    y = require_tensor(data[1], "y")
+    if y.ndim == 0 or len(y) != len(x):
+        raise ValueError(
+            f"x and y must have one row per sample each, got {len(x)} rows in x and "
+            f"shape {tuple(y.shape)} for y"
+        )
+    if y.device != x.device:
+        raise ValueError(
+            f"y must be on the device of x, {x.device}, got {y.device}; "
+            f"write y.to({str(x.device)!r})"
+        )
+    return x, require_finite(y, "y")
+
+
+def require_clip(clip_norm: object, clip_value: object) -> None:
+    """A positive bound, or none."""
+    for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if value is not None and (not is_finite_number(value) or value <= 0):
+            raise ValueError(f"{name} must be a positive number or None, got {value!r}")
+    if clip_norm is not None and clip_value is not None:
+        raise ValueError("give clip_norm or clip_value, not both")
+
+
+def trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of the parameters that the optimizer moves, in its order."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(id(p) not in names for p in grouped):
+        raise ValueError(
+            "optimizer holds a parameter that is not the model's; "
+            "write torch.optim.SGD(model.parameters(), lr=...) after the model is complete"
+        )
+    found = [names[id(p)] for p in grouped if p.requires_grad]
+    if not found:
+        raise ValueError("optimizer holds no trainable parameter of the model")
+    for name, p in model.named_parameters():
+        require_finite(p.detach(), f"parameter {name!r}")
+    return found
+
+
+def require_fitting_loss(model: nn.Module, problem: Problem) -> None:
+    """A loss that does not fit the outputs says so now."""
+    with evaluating(model), torch.no_grad(), seeded(0, problem.x.device):
+        batch_loss(problem.loss, model(problem.x[:2]), problem.y[:2])
