@@ -246,18 +246,17 @@ def test_another_dtype_is_refused(tmp_path):
         reopen(tmp_path / "run", own)
 
 
-def test_another_loss_or_layer_shows_where_no_checkpoint_would_tell(tmp_path):
+def test_another_loss_or_layer_is_refused_where_no_checkpoint_would_tell(tmp_path):
     """Neither is in the folder, but the loss of each step is."""
     go_on(begin(tmp_path / "run"), 3).close()
     own = parts()
     own["loss"] = lambda f, y: 2 * pk.losses.squared(f, y)
-    with reopen(tmp_path / "run", own) as run:
-        with pytest.raises(ReplayError, match=r"steps 0 to 3 .*the loss of step 0 is"):
-            run.verify()
+    with pytest.raises(ReplayError, match=r"steps 0 to 3 .*the loss of step 0 is"):
+        reopen(tmp_path / "run", own)
     own = parts()
     own["model"][2].p = 0.5
-    with reopen(tmp_path / "run", own) as run, pytest.raises(ReplayError, match="loss of step 0"):
-        run.verify()
+    with pytest.raises(ReplayError, match="loss of step 0"):
+        reopen(tmp_path / "run", own)
 
 
 def test_other_versions(folder, unbroken):

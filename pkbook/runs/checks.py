@@ -57,10 +57,57 @@ def trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[st
         raise ValueError("optimizer holds no trainable parameter of the model")
     for name, p in model.named_parameters():
         require_finite(p.detach(), f"parameter {name!r}")
+        if p.is_inference():
+            raise ValueError(
+                f"parameter {name!r} must be made outside of torch.inference_mode(), in which "
+                "nothing can be trained; make the model before it"
+            )
     return found
 
 
 def require_fitting_loss(model: nn.Module, problem: Problem) -> None:
     """A loss that does not fit the outputs says so now."""
     with evaluating(model), torch.no_grad(), seeded(0, problem.x.device):
-        batch_loss(problem.loss, model(problem.x[:2]), problem.y[:2])
+        x, y = problem.x[:2].clone(), problem.y[:2].clone()  # which the model may change
+        batch_loss(problem.loss, model(x), y)
+
+
+def require_alone(model: nn.Module) -> nn.Module:
+    """Refuse a model that shares its gradients with other processes."""
+    for name, module in model.named_modules():
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        if kinds & {"DistributedDataParallel", "FullyShardedDataParallel"}:
+            where = f"layer {name!r} is" if name else "got"
+            raise TypeError(
+                f"model must be the network itself, {where} a {type(module).__name__}, whose "
+                "gradients come from other processes as well; give the module it wraps, "
+                "ddp.module, and record full batches in one process"
+            )
+    return model
+
+
+def layout(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list]:
+    """Which parameters there are, by identity: what may not change during a run."""
+    return {
+        "parameters": [(n, id(p), p.dtype) for n, p in model.named_parameters()],
+        "requires_grad": [(n, p.requires_grad) for n, p in model.named_parameters()],
+        "groups": [[id(p) for p in group["params"]] for group in optimizer.param_groups],
+    }
+
+
+_CHANGED = {
+    "parameters": "the model has other parameters",
+    "requires_grad": "other parameters of the model require a gradient",
+    "groups": "the optimizer has other parameter groups",
+}
+
+
+def require_same_layout(then: dict[str, list], now: dict[str, list], k: int) -> None:
+    """``ValueError`` where a parameter was added, exchanged, frozen or freed since the start."""
+    if now != then:
+        what = next(text for key, text in _CHANGED.items() if now[key] != then[key])
+        raise ValueError(
+            f"the model and the optimizer must stay those that the run began with, got a change "
+            f"before step {k}: {what} than at the beginning; the run up to step {k} is kept, "
+            "record what follows as a new Trajectory"
+        )

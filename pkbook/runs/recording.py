@@ -6,7 +6,6 @@ every few steps a checkpoint of parameters, buffers and optimizer state.  A repl
 checkpoint, repeats the steps, and must land on the next checkpoint exactly.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,12 +18,28 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pkbook.basics.checks import require_module, require_whole
 from pkbook.basics.fingerprints import fingerprint
+from pkbook.basics.inference import outside_inference
 from pkbook.basics.parameters import Tree
 from pkbook.basics.version import __version__
 from pkbook.runs import environment
-from pkbook.runs.batches import batches, micro_batches, sample_numbers
-from pkbook.runs.checks import require_clip, require_data, require_fitting_loss, trained_names
-from pkbook.runs.optimizers import apply_settings, memory_key, require_linear, settings_of
+from pkbook.runs.batches import as_numbers, batches, micro_batches, sample_numbers
+from pkbook.runs.checks import (
+    layout,
+    require_alone,
+    require_clip,
+    require_data,
+    require_fitting_loss,
+    require_same_layout,
+    trained_names,
+)
+from pkbook.runs.copies import copied
+from pkbook.runs.faults import Watch
+from pkbook.runs.optimizers import (
+    apply_settings,
+    memory_key,
+    require_linear,
+    settings_of,
+)
 from pkbook.runs.records import MemoryStore, StepRecord, Store
 from pkbook.runs.replay import Replay, Replayed
 from pkbook.runs.schedules import advance, follow, require_schedule
@@ -42,6 +57,7 @@ class Recording:
     without them, and the reader's class stands one floor higher, where runs and kernels meet.
     """
 
+    @outside_inference()
     def __init__(
         self,
         model: nn.Module,
@@ -55,9 +71,11 @@ class Recording:
         scheduler: LRScheduler | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        check: bool = True,
     ) -> None:
         self._bind(model, loss, optimizer, data, scheduler, clip_norm, clip_value)
         self.every = require_whole(every, "every")
+        self._watch = Watch(self.every, check)
         self._seed = require_whole(seed, "seed", least=0)
         self.elsewhere: dict[str, tuple] = {}
         self.store: Store = MemoryStore()
@@ -71,6 +89,7 @@ class Recording:
             raise
 
     @classmethod
+    @outside_inference()
     def open(
         cls,
         folder: str | Path,
@@ -83,6 +102,7 @@ class Recording:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         read_only: bool = False,
+        check: bool = True,
     ) -> Self:
         """Open a run kept in ``folder`` and bring model and optimizer to its last step.
 
@@ -99,10 +119,11 @@ class Recording:
         run.store, manifest = FolderStore.open(folder, read_only=read_only)
         try:
             run.every, run._seed = manifest["every"], manifest["seed"]
+            run._watch = Watch(run.every, check)
             environment.require_same_run(folder, manifest, run._manifest())
             environment.require_steps_in_order(folder, run.store.steps, run._seed)
             run.elsewhere = run._places(manifest)
-            run._rewind()
+            run._rewind(opened=True)
             if scheduler is not None:
                 follow(scheduler, optimizer, [record.settings for record in run.store.steps])
         except BaseException:
@@ -112,14 +133,41 @@ class Recording:
 
     def _bind(self, model, loss, optimizer, data, scheduler, clip_norm, clip_value) -> None:
         """Check the parts of a run and keep them."""
-        self.model, self.loss, self.optimizer = require_module(model), loss, optimizer
-        self.x, self.y = require_data(model, data)
+        x, y = require_data(require_alone(require_module(model)), data)
         require_linear(optimizer)
+        settings_of(optimizer)  # refuses an option that no record can hold
         self.scheduler = require_schedule(scheduler, optimizer)
         require_clip(clip_norm, clip_value)
-        self.problem = Problem(loss, self.x, self.y, clip_norm, clip_value)
+        self.problem = Problem(loss, x, y, clip_norm, clip_value)
         self.names = trained_names(model, optimizer)
         require_fitting_loss(model, self.problem)
+        self._model, self._optimizer = model, optimizer
+        self._layout = layout(model, optimizer)
+
+    @property
+    def model(self) -> nn.Module:
+        """The reader's model; a run is that of one model, so it cannot be exchanged."""
+        return self._model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The reader's optimizer, which cannot be exchanged either."""
+        return self._optimizer
+
+    @property
+    def loss(self) -> Loss:
+        """The reader's loss."""
+        return self.problem.loss
+
+    @property
+    def x(self) -> Tensor:
+        """The inputs of all samples."""
+        return self.problem.x
+
+    @property
+    def y(self) -> Tensor:
+        """The targets of all samples."""
+        return self.problem.y
 
     def _places(self, manifest: dict) -> dict[str, tuple]:
         """What the environments that steps were made in have otherwise than this one."""
@@ -142,18 +190,22 @@ class Recording:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @outside_inference()
     def step(self, batch: Tensor | Sequence[int] | Sequence[Tensor]) -> Tensor:
         """Make and record one optimizer step on the samples ``batch`` (indices into the data).
 
         A list of batches accumulates: the step follows the mean of their gradients.  Returns the
-        batch loss before the step.  ``ValueError`` for indices out of range, and for a loss or
-        gradient that is not finite: the step is then not made, the path so far is kept.
-        ``StorageError`` where the folder cannot be written.
+        batch loss before the step.  ``ValueError`` for indices out of range, for a loss or
+        gradient that is not finite, and where parameters were added, exchanged or frozen: the step
+        is then not made, the path so far is kept.  ``StorageError`` where the folder cannot be
+        written.  ``ReplayError`` for a step that was made and cannot be made again, see ``check``.
         """
-        parts = [self.checked_batch(b) for b in micro_batches(batch)]
+        parts = micro_batches(batch, self.x)
         k = len(self)
+        require_same_layout(self._layout, layout(self.model, self.optimizer), k)
+        made = self._watch.begin(k, self.replay, self.model, self.optimizer)
         record = StepRecord(
-            batch=[i for part in parts for i in part.tolist()],
+            batch=as_numbers(parts),
             seed=step_seed(self._seed, k),
             settings=settings_of(self.optimizer),
             training=[name for name, m in self.model.named_modules() if m.training],
@@ -161,6 +213,12 @@ class Recording:
             parts=[len(part) for part in parts] if len(parts) > 1 else [],
             place=environment.environment(self.x.device) if self.elsewhere else {},
         )
+        value = self._make(record, k)
+        made()
+        return value
+
+    def _make(self, record: StepRecord, k: int) -> Tensor:
+        """Make the step of a record and keep it; or neither of both."""
         buffers = buffers_of(self.model)
         try:
             value, _ = gradients(self.problem, record, self.model, self.optimizer, k)
@@ -183,6 +241,7 @@ class Recording:
         model = self.model_at(k)
         return {n: p.detach() for n, p in model.named_parameters() if n in set(self.names)}
 
+    @outside_inference()
     def model_at(self, k: int) -> nn.Module:
         """A copy of the model as it was after ``k`` steps, in eval mode."""
         if isinstance(k, bool) or not isinstance(k, int):
@@ -211,6 +270,7 @@ class Recording:
         end = snapshot(self.model, self.optimizer)
         return self.replay.backwards(*self._copy(), end)
 
+    @outside_inference()
     def verify(self) -> float:
         """Replay the whole run; the largest relative difference from what was recorded.
 
@@ -220,19 +280,24 @@ class Recording:
 
     def initial_memory(self) -> Tree:
         """The optimizer's memories from before the first step, by parameter name."""
-        key = "/" + memory_key(self.optimizer)
-        tensors = self.store.load(0)
+        memory = memory_key(self.optimizer)
+        if memory is None:
+            return {}
+        key, tensors = "/" + memory, self.store.load(0)
         return {
             name.removeprefix("optimizer/").removesuffix(key): t
             for name, t in tensors.items()
             if name.startswith("optimizer/") and name.endswith(key)
         }
 
-    def _rewind(self) -> None:
+    def _rewind(self, opened: bool = False) -> None:
         """Bring the reader's model and optimizer to the last recorded step."""
         modes = {module: module.training for module in self.model.modules()}
         settings = settings_of(self.optimizer)
-        self.replay.bring_to(len(self), self.model, self.optimizer)
+        if opened:
+            self.replay.bring_to_end(self.model, self.optimizer)
+        else:
+            self.replay.bring_to(len(self), self.model, self.optimizer)
         apply_settings(self.optimizer, settings)
         for module, mode in modes.items():
             module.training = mode
@@ -243,7 +308,7 @@ class Recording:
 
     def _copy(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Model and optimizer copied together, so that the copy's optimizer moves the copy."""
-        return copy.deepcopy((self.model, self.optimizer))
+        return copied(self.model, self.optimizer)
 
     def _manifest(self) -> dict:
         return {

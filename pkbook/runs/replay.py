@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pkbook.basics.inference import outside_inference
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.records import Store
 from pkbook.runs.snapshot import ReplayError, difference, put_back, snapshot
 from pkbook.runs.steps import Problem, buffers_of, moving, repeat
 
 _CAUSE = "Was the model, the loss or the optimizer changed outside of step()?"
+
+_OTHER = "Are the loss, the layers and their options those of the recorded run?"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,38 @@ class Replay:
         for step in range(start, k):
             self.repeat(step, model, optimizer)
 
+    def bring_to_end(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Bring model and optimizer of an opened run to its last step.
+
+        What is replayed must have the losses that were recorded, at least one of them: neither
+        loss nor layers are in the folder.
+        """
+        stop = len(self.store.steps)
+        saved = [c for c in self.store.saved() if c <= stop]
+        if saved[-1] == stop and stop > 0:
+            self._repeat_compared(saved[-2], saved[-2] + 1, stop, model, optimizer)
+        self._repeat_compared(saved[-1], stop, stop, model, optimizer)
+
+    def _repeat_compared(
+        self, start: int, end: int, stop: int, model: nn.Module, optimizer: Optimizer
+    ) -> None:
+        put_back(self.store.load(start), model, optimizer)
+        for k in range(start, end):
+            _, loss = self.repeat(k, model, optimizer)
+            self.require_loss(start, stop, k, loss, _OTHER)
+            if k == start and self.elsewhere:
+                self._compare_roughly(k, loss)
+
+    def _compare_roughly(self, k: int, loss: float) -> None:
+        """Elsewhere last bits may differ, and random numbers of another device altogether."""
+        then = self.store.steps[k].loss
+        if abs(loss - then) > 0.1 * abs(then):
+            warnings.warn(
+                f"the loss of step {k} is {loss}, and was {then} where it was recorded: is it "
+                "that of the recorded run?",
+                stacklevel=5,
+            )
+
     def backwards(
         self, model: nn.Module, optimizer: Optimizer, end: dict[str, Tensor]
     ) -> Iterator[Replayed]:
@@ -59,27 +94,33 @@ class Replay:
         starts = [c for c in self.store.saved() if c < stop]
         worst, told = 0.0, ""
         for start in reversed(starts):
-            put_back(self.store.load(start), model, optimizer)
-            states = []
-            for k in range(start, stop):
-                state, loss = self.repeat(k, model, optimizer)
-                states.append(state)
-                self.require_loss(start, stop, k, loss)
+            with outside_inference():
+                states = self._states(start, stop, model, optimizer)
             gap, what = self._gap(start, stop, end, snapshot(model, optimizer))
             worst, told = max((worst, told), (gap, what))
-            states.append(StepState(moving(model, self.names), buffers_of(model)))
             yield Replayed(start, states, model, end, gap)
             stop, end = start, self.store.load(start)
         if worst:
             there = ", ".join(f"{k} {a} there, {b} here" for k, (a, b) in self.elsewhere.items())
             warnings.warn(f"{told} ({there})", stacklevel=2)
 
-    def require_loss(self, start: int, stop: int, k: int, loss: float) -> None:
+    def _states(
+        self, start: int, stop: int, model: nn.Module, optimizer: Optimizer
+    ) -> list[StepState]:
+        put_back(self.store.load(start), model, optimizer)
+        states = []
+        for k in range(start, stop):
+            state, loss = self.repeat(k, model, optimizer)
+            states.append(state)
+            self.require_loss(start, stop, k, loss)
+        return [*states, StepState(moving(model, self.names), buffers_of(model))]
+
+    def require_loss(self, start: int, stop: int, k: int, loss: float, cause: str = _CAUSE) -> None:
         """The only witness of the steps after the last checkpoint of a run that was opened."""
         then = self.store.steps[k].loss
         if loss != then and not self.elsewhere:
             what = f"the loss of step {k} is {loss}, and was {then}"
-            raise ReplayError(f"{_differently(start, stop, what)}. {_CAUSE}")
+            raise ReplayError(f"{_differently(start, stop, what)}. {cause}")
 
     def _gap(self, start: int, stop: int, recorded: dict, replayed: dict) -> tuple[float, str]:
         found = difference(recorded, replayed)

@@ -22,7 +22,7 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
             elif value is not None:
                 raise TypeError(
                     f"optimizer keeps {key!r} of {by_id[id(p)]!r} as a {type(value).__name__}; "
-                    "only tensors can be recorded"
+                    "only tensors can be recorded, so write torch.tensor(...) there"
                 )
     return tensors
 

@@ -66,6 +66,7 @@ def register(kind: type[Optimizer], rule: Reads, *, memory: str | None = None) -
         It is called for each parameter after each step.  ``settings`` are the hyperparameters that
         the optimizer's ``defaults`` name, with the values of the parameter's group; ``state`` is
         ``optimizer.state[parameter]``; ``fresh`` says that there was no memory before the step.
+        The first steps of a run compare what the rule says with what the optimizer did.
         None of the numbers may depend on the gradient of this step alone in another way than
         through the state: a step that is not linear given its state (a sign, say) has no rule.
     memory
@@ -76,7 +77,7 @@ def register(kind: type[Optimizer], rule: Reads, *, memory: str | None = None) -
     TypeError, ValueError
         for what is no class of optimizers, a rule that cannot be called, and an optimizer of
         ``torch.optim`` whose rule is known.  A rule that says something else than the optimizer did
-        is a ``ValueError`` at the first step of a run.
+        is a ``ValueError`` at the first or second step of a run.
 
     Notes
     -----

@@ -22,11 +22,16 @@ def apply_settings(optimizer: Optimizer, settings: list[dict]) -> None:
                 group[name] = tuple(value) if isinstance(value, list) else value
 
 
-def _plain(value: object, name: str) -> float | bool | list:
+def _plain(value: object, name: str) -> float | bool | str | list | None:
     if isinstance(value, list | tuple):
         return [_plain(v, name) for v in value]
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise TypeError(f"optimizer option {name} must be a number, got {tuple(value.shape)}")
         return value.item()
+    if not isinstance(value, int | float | str | None):
+        raise TypeError(
+            f"optimizer option {name} must be a Python number, got {type(value).__name__} "
+            f"{value}; write float({name})"
+        )
     return value
