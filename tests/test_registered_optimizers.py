@@ -166,3 +166,24 @@ def test_what_is_no_rule_is_refused():
 
     with pytest.raises(TypeError, match=r"Unknown cannot be taken apart.*pkbook\.runs\.register"):
         recorded(Unknown(model.parameters(), 0.1), model, data)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (lambda state, p: state[p].update(step=1), r"keeps 'step' of 'fc1\.weight' as a int"),
+        (lambda state, p: state.update(step=torch.ones(1)), "keeps state of 'step', which is no"),
+    ],
+)
+def test_a_state_that_cannot_be_recorded_is_told_at_the_first_step(keep, message):
+    class Counting(Scaled):
+        def step(self, closure=None):
+            super().step(closure)
+            keep(self.state, self.param_groups[0]["params"][0])
+
+    register(Counting, read_scaled)
+    data, _ = problem()
+    model = smooth()
+    run = pk.Trajectory(model, pk.losses.squared, Counting(model.parameters(), 0.1), data)
+    with pytest.raises(TypeError, match=message):
+        run.step([0, 1])

@@ -1,10 +1,12 @@
 """Model and optimizer copied, also where the model keeps things that cannot be."""
 
 import copy
+from collections import defaultdict
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 def copied(*originals: object) -> tuple:
@@ -12,7 +14,8 @@ def copied(*originals: object) -> tuple:
 
     A tensor that a model keeps from a forward pass (an activation, a pruned or normed weight) is
     copied without its graph, which no copy can have.  What cannot be copied at all, such as a
-    lock, a generator or an open file, is shared.
+    lock, a generator or an open file, is shared.  The copy of an optimizer has no state yet:
+    whoever copies one puts a recorded state in place.
 
     >>> model = nn.Linear(1, 1)
     >>> model.seen = model(torch.ones(1, 1))
@@ -33,6 +36,9 @@ def _uncopyable(originals: object) -> dict[int, object]:
         if id(value) in met or isinstance(value, _WHOLE):
             continue
         met[id(value)] = value
+        if isinstance(value, Optimizer):
+            memo[id(value.state)] = defaultdict(dict)
+            met[id(value.state)] = value.state
         if isinstance(value, Tensor):
             if not value.is_leaf:
                 memo[id(value)] = value.detach().clone()

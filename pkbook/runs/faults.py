@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pkbook.basics.checks import batch_loss
+from pkbook.basics.randomness import kept
 from pkbook.runs.copies import copied
 from pkbook.runs.optimizers import StepState, rule_of
 from pkbook.runs.replay import Replay
@@ -217,7 +218,7 @@ def _as_later(device: torch.device) -> Iterator[None]:
     numbers = np.random.get_state()  # noqa: NPY002
     own = random.getstate()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(kept(device))
         for kind in {"cpu", device.type}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
