@@ -88,17 +88,18 @@ def require_alone(model: nn.Module) -> nn.Module:
 
 def layout(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list]:
     """Which parameters there are, by identity: what may not change during a run."""
+    groups = [group["params"] for group in optimizer.param_groups]
     return {
         "parameters": [(n, id(p), p.dtype) for n, p in model.named_parameters()],
-        "requires_grad": [(n, p.requires_grad) for n, p in model.named_parameters()],
-        "groups": [[id(p) for p in group["params"]] for group in optimizer.param_groups],
+        "groups": [[id(p) for p in group] for group in groups],
+        "trained": [p.requires_grad for group in groups for p in group],
     }
 
 
 _CHANGED = {
     "parameters": "the model has other parameters",
-    "requires_grad": "other parameters of the model require a gradient",
     "groups": "the optimizer has other parameter groups",
+    "trained": "other parameters of the optimizer require a gradient",
 }
 
 

@@ -167,10 +167,13 @@ class Witness:
     def _of_the_loss(self, k: int, model: nn.Module) -> str:
         problem = self.replay.problem
         part = parts_of(self.replay.store.steps[k])[0]
-        with torch.enable_grad():
-            outputs, targets = run_part(problem, part, model)
-            outputs = outputs.detach()
-            first, second = (batch_loss(problem.loss, outputs, targets) for _ in range(2))
+        try:
+            with torch.enable_grad():
+                outputs, targets = run_part(problem, part, model)
+                outputs = outputs.detach()
+                first, second = (batch_loss(problem.loss, outputs, targets) for _ in range(2))
+        except RuntimeError:  # a loss that differentiates, say, can have no outputs without a graph
+            return ""
         if first.requires_grad:
             return (
                 "the loss reads parameters (a penalty, say), and a copy of the model has others; "

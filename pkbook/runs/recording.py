@@ -55,6 +55,11 @@ class Recording:
 
     Two classes, because this room knows no kernels: a recording can be made, kept and replayed
     without them, and the reader's class stands one floor higher, where runs and kernels meet.
+
+    With ``check``, the first step and, with ever longer breaks, one of the others are made again at
+    once on a copy of model and optimizer (:mod:`pkbook.runs.faults`).  A step that does not come to
+    the same is a ``ReplayError`` then and there, with its likely cause.  This changes nothing of
+    the run; it takes the time of about three steps each, and calls the loss once more.
     """
 
     @outside_inference()
