@@ -16,13 +16,18 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     tensors = {f"parameter/{n}": p.detach() for n, p in model.named_parameters()}
     tensors |= {f"buffer/{n}": b for n, b in model.named_buffers()}
     for p, state in optimizer.state.items():
+        if id(p) not in by_id:
+            raise TypeError(
+                f"optimizer keeps state of {p!r:.40}, which is no parameter of the model; only "
+                "what it keeps of a parameter, optimizer.state[p], can be recorded"
+            )
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{by_id[id(p)]}/{key}"] = value
             elif value is not None:
                 raise TypeError(
                     f"optimizer keeps {key!r} of {by_id[id(p)]!r} as a {type(value).__name__}; "
-                    "only tensors can be recorded"
+                    "only tensors can be recorded, so write torch.tensor(...) there"
                 )
     return tensors
 

@@ -1,7 +1,7 @@
 """One training step: its gradients, and the same step made again from its record."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from pkbook.runs.optimizers import (
     memory_key,
     require_linear,
 )
-from pkbook.runs.storage import StepRecord
+from pkbook.runs.records import StepRecord
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,7 +50,12 @@ def mixes_samples(model: nn.Module) -> bool:
     )
 
 
-def parts_of(record: StepRecord) -> list[tuple[list[int], int]]:
+def step_seed(seed: int, k: int) -> int:
+    """A seed for step ``k``: a fixed mixing of the run's seed and the step's number."""
+    return zlib.crc32(f"{seed}:{k}".encode())
+
+
+def parts_of(record: StepRecord) -> list[tuple[Sequence[int], int]]:
     """The sample numbers and the seed of each forward pass of a step."""
     found, start = [], 0
     for j, size in enumerate(record.parts or [len(record.batch)]):
@@ -60,10 +65,17 @@ def parts_of(record: StepRecord) -> list[tuple[list[int], int]]:
     return found
 
 
-def run_part(problem: Problem, part: tuple[list[int], int], call: Callable) -> tuple:
+def as_tensor(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Sample numbers on a device."""
+    if isinstance(numbers, range):
+        return torch.arange(numbers.start, numbers.stop, device=device)
+    return torch.tensor(numbers, device=device)
+
+
+def run_part(problem: Problem, part: tuple[Sequence[int], int], call: Callable) -> tuple:
     """Outputs and targets of one forward pass of a step, with its own random numbers."""
     numbers, seed = part
-    batch = torch.tensor(numbers, device=problem.x.device)
+    batch = as_tensor(numbers, problem.x.device)  # makes copies, which the model may change
     with seeded(seed, problem.x.device):
         return call(problem.x[batch]), problem.y[batch]
 
@@ -94,8 +106,23 @@ def gradients(
     named = model.named_parameters()
     own = {name: p for name, p in named if id(p) in held and p.grad is not None}
     for name, p in own.items():
+        if p.grad.layout != torch.strided:
+            _require_dense(name, optimizer, problem)
         require_finite(p.grad, f"the gradient of {name!r} at step {k}")
     return total, _clip(problem, own)
+
+
+def _require_dense(name: str, optimizer: torch.optim.Optimizer, problem: Problem) -> None:
+    """Sparse gradients are for plain gradient descent: no other state can be made of them."""
+    clipped = problem.clip_norm is not None or problem.clip_value is not None
+    plain = type(optimizer) is torch.optim.SGD and not any(
+        group["momentum"] or group["weight_decay"] for group in optimizer.param_groups
+    )
+    if clipped or not plain:
+        raise ValueError(
+            f"the gradient of {name!r} must be dense for {type(optimizer).__name__} with these "
+            "options, got a sparse one; write nn.Embedding(..., sparse=False)"
+        )
 
 
 def _clip(problem: Problem, own: dict[str, Tensor]) -> dict[str, Number]:
@@ -137,7 +164,8 @@ def repeat(
     apply_settings(optimizer, record.settings)
     by_name = dict(model.named_parameters())
     key = memory_key(require_linear(optimizer))
-    fresh = {n for n in names if optimizer.state.get(by_name[n], {}).get(key) is None}
+    states = {n: optimizer.state.get(by_name[n], {}) for n in names}
+    fresh = {n for n, state in states.items() if state.get(key) is None}
     value, clip = gradients(problem, record, model, optimizer, k)
     optimizer.step()
     groups = {id(p): h for group, h in zip(optimizer.param_groups, record.settings, strict=True)

@@ -1,4 +1,4 @@
-"""Where a trajectory is kept: in memory, or in a folder that survives the process.
+"""A run kept in a folder that survives the process.
 
 A folder holds ``manifest.json``, ``steps.jsonl`` (one line a step, appended, each with its
 checksum) and ``checkpoints/STEP-CHECKSUM.safetensors``.  Nothing is ever pickled.  Whatever moment
@@ -10,7 +10,6 @@ import os
 import warnings
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
@@ -25,48 +24,10 @@ from pkbook.basics.files import (
     write_checked,
     write_whole,
 )
+from pkbook.runs.manifest import dump_manifest, load_manifest
+from pkbook.runs.records import MemoryStore, StepRecord
 
-FORMAT = 2
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step: enough to make it again."""
-
-    batch: list[int]
-    seed: int
-    settings: list[dict]
-    """The optimizer's hyperparameters, one dict per parameter group."""
-    training: list[str]
-    """Names of the modules that were in train mode."""
-    loss: float
-    parts: list[int] = field(default_factory=list)
-    """Sizes of the micro-batches whose gradients were accumulated; empty for one batch."""
-    place: dict = field(default_factory=dict)
-    """Where the step was made, if the run was begun elsewhere."""
-
-
-class MemoryStore:
-    """Checkpoints and steps in memory, gone with the process."""
-
-    def __init__(self) -> None:
-        self.steps: list[StepRecord] = []
-        self.checkpoints: dict[int, dict[str, Tensor]] = {}
-
-    def append(self, record: StepRecord) -> None:
-        self.steps.append(record)
-
-    def save(self, k: int, tensors: dict[str, Tensor]) -> None:
-        self.checkpoints[k] = {name: t.detach().clone() for name, t in tensors.items()}
-
-    def load(self, k: int) -> dict[str, Tensor]:
-        return self.checkpoints[k]
-
-    def saved(self) -> list[int]:
-        return sorted(self.checkpoints)
-
-    def close(self) -> None:
-        """Nothing to release."""
+__all__ = ["FolderStore", "MemoryStore", "StepRecord", "dump_manifest", "load_manifest"]
 
 
 class FolderStore:
@@ -191,12 +152,12 @@ class FolderStore:
         check, _, body = line.partition(b" ")
         if check != b"%08x" % zlib.crc32(body):
             raise ValueError(f"{self._path}: the line of step {k} is damaged (checksum differs)")
-        return StepRecord(**json.loads(body))
+        return StepRecord.of_json(json.loads(body))
 
     def append(self, record: StepRecord) -> None:
         """Append one line; on failure the log is as it was."""
         log = self._writable()
-        body = json.dumps(asdict(record), separators=(",", ":")).encode()
+        body = json.dumps(record.as_json(), separators=(",", ":")).encode()
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         number, size = len(self.steps), os.fstat(log.fileno()).st_size
         try:
@@ -275,31 +236,3 @@ def _require_known(store: FolderStore, saved: list[int]) -> None:
             f"{store._path} holds {len(store.steps)} steps, but there is a checkpoint of step "
             f"{saved[-1]}: the log has lost its end"
         )
-
-
-def dump_manifest(manifest: dict) -> bytes:
-    content = {"format": FORMAT, **manifest}
-    check = f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
-    return (json.dumps({"checksum": check, **content}, indent=1) + "\n").encode()
-
-
-def load_manifest(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(f"folder {str(path.parent)!r} holds no trajectory (no manifest.json)")
-    raw = path.read_bytes()
-    try:
-        manifest = json.loads(raw)
-        checked = "checksum" in manifest  # format 1 had none
-        content = {key: value for key, value in manifest.items() if key != "checksum"}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    whole = dump_manifest(content) == raw  # byte for byte, so that no damage passes as white space
-    found = content.pop("format", None)
-    if found != FORMAT and (whole or not checked):
-        raise ValueError(
-            f"{path} has format {found!r} (written by pkbook {content.get('pkbook')!r}), this "
-            f"pkbook reads {FORMAT}; use that version, or record the run again"
-        )
-    if not whole:
-        raise ValueError(f"{path} is damaged (checksum differs)")
-    return content

@@ -1,0 +1,79 @@
+"""Model and optimizer copied, also where the model keeps things that cannot be."""
+
+import copy
+from collections import defaultdict
+from types import BuiltinFunctionType, FunctionType, MethodType
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def copied(*originals: object) -> tuple:
+    """Deep copies made together, so that the copy of an optimizer moves the copy of its model.
+
+    A tensor that a model keeps from a forward pass (an activation, a pruned or normed weight) is
+    copied without its graph, which no copy can have.  What cannot be copied at all, such as a
+    lock, a generator or an open file, is shared.  The copy of an optimizer has no state yet:
+    whoever copies one puts a recorded state in place.
+
+    >>> model = nn.Linear(1, 1)
+    >>> model.seen = model(torch.ones(1, 1))
+    >>> other, = copied(model)
+    >>> bool(other.seen == model.seen), other.seen.grad_fn
+    (True, None)
+    """
+    return copy.deepcopy(originals, _uncopyable(originals))
+
+
+def _uncopyable(originals: object) -> dict[int, object]:
+    """What ``copy.deepcopy`` would stumble over, at any depth, and what stands for it."""
+    memo: dict[int, object] = {}
+    met: dict[int, object] = {}  # holds what is met, so that no number is given twice
+    waiting = [originals]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in met or isinstance(value, _WHOLE):
+            continue
+        met[id(value)] = value
+        if isinstance(value, Optimizer):
+            memo[id(value.state)] = defaultdict(dict)
+            met[id(value.state)] = value.state
+        if isinstance(value, Tensor):
+            if not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+            continue
+        inside = _inside(value)
+        if inside is None:
+            memo[id(value)] = value
+        else:
+            waiting.extend(inside)
+    return memo
+
+
+_WHOLE = (
+    type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device,
+    FunctionType, BuiltinFunctionType,
+)  # fmt: skip
+
+
+def _inside(value: object) -> list | None:
+    """What a copy of ``value`` copies in turn; None where it cannot be copied."""
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    if isinstance(value, nn.Module):
+        return list(vars(value).values())
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if hasattr(value, "__deepcopy__"):
+        return []
+    try:
+        reduced = value.__reduce_ex__(4)
+    except TypeError:
+        return None
+    if isinstance(reduced, str):
+        return []
+    _, made_of, state, entries, items = [*reduced, None, None, None][:5]
+    return [made_of, state, list(entries or ()), list(items or ())]

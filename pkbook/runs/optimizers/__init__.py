@@ -1,0 +1,24 @@
+"""Optimizer steps as linear functions of the gradients: the numbers, and who knows them."""
+
+from pkbook.runs.optimizers.coefficients import Coefficients, Number, StepState
+from pkbook.runs.optimizers.rules import (
+    coefficients,
+    memory_key,
+    register,
+    require_linear,
+    rule_of,
+)
+from pkbook.runs.optimizers.settings import apply_settings, settings_of
+
+__all__ = [
+    "Coefficients",
+    "Number",
+    "StepState",
+    "apply_settings",
+    "coefficients",
+    "memory_key",
+    "register",
+    "require_linear",
+    "rule_of",
+    "settings_of",
+]
