@@ -1,6 +1,5 @@
 """A recorded run walked backwards: the query's averaged gradient meets every batch."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pkbook.kernels.inputs import require_fit
 from pkbook.kernels.passes import calling
 from pkbook.kernels.plan import plan
 from pkbook.kernels.watch import Watch
+from pkbook.runs.copies import copied
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording, Replayed
 from pkbook.runs.steps import mixes_samples, parts_of, put_buffers, set_modes
@@ -72,7 +72,8 @@ class Walk:
         self.query = Query(x, chosen, self.plan)
         self.memory = Memory()
         self.initial = self.query.value(first, trainable(first))
-        last = copy.deepcopy(run.model).eval()  # the replay checks that it is the recorded one
+        (last,) = copied(run.model)  # the replay checks that it is the recorded one
+        last.eval()
         self.final = self.query.value(last, trainable(last))
         self.after: Tensor | None = self.final  # outputs after the step at hand, where known
         zero = torch.zeros_like(self.final, dtype=torch.float64)
