@@ -20,7 +20,8 @@ class Trajectory(Recording):
         ``torch.nn.CrossEntropyLoss()``.
     optimizer
         ``SGD``, ``RMSprop``, ``Adam``, ``AdamW``, ``Adagrad``, ``NAdam`` or ``RAdam`` of
-        ``torch.optim``, with any options and parameter groups.
+        ``torch.optim``, with any options and parameter groups, or one of your own whose rule
+        is told to ``pkbook.runs.register``.
     data
         the training set ``(x, y)``, ``N`` samples each.
     folder
@@ -37,6 +38,10 @@ class Trajectory(Recording):
         clip the gradient before each step, as ``clip_grad_norm_`` and ``clip_grad_value_`` of
         ``torch.nn.utils`` do.  Given the factor by which it was clipped, the step is a sum over
         samples.
+    check
+        make the first step, and now and then another one, again at once: what could not be
+        replayed later (autocast around the step, hooks, random numbers of numpy, a loss that reads
+        the model) is a :class:`pkbook.ReplayError` then and there, with its likely cause.
 
     Raises
     ------
