@@ -304,3 +304,63 @@ def test_operations_that_keep_rows_do_keep_them():
         changed[0] += 1
         one, two = func(x.clone()), func(changed)
         assert torch.equal(one[1:], two[1:]), func
+
+
+class OwnTransform(Two):
+    """Uses ``torch.func`` inside its forward pass."""
+
+    def forward(self, x):
+        net = super().forward
+        return torch.func.vmap(torch.func.jacrev(lambda v: net(v)[0]))(x).sum(1, keepdim=True)
+
+
+def test_transforms_inside_a_model_are_followed():
+    model = built(OwnTransform)
+    phi = by_autograd(model, X).flatten(1)
+    assert off(pk.gradient_kernel(model, X), phi @ phi.T) <= 1e-12
+    assert contributions(built(OwnTransform)).completeness.max() <= 1e-6
+
+
+def test_the_last_output_may_be_counted_from_behind():
+    model = built(lambda: Two(4, 3))
+    phi = by_autograd(model, X)
+    assert off(pk.tangent_features(model, X, outputs=-1), phi[:, -1:]) <= 1e-12
+    told = contributions(built(lambda: Two(4, 3)), y=numbers(12, 3), outputs=-1)
+    assert told.completeness.max() <= 1e-6
+
+
+def test_batch_norm_without_running_statistics_is_refused_before_training():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False)).double()
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"layer '1' \(BatchNorm1d\) keeps no running statistics"):
+        pk.Trajectory(model, pk.losses.squared, sgd, (X, numbers(12, 6)))
+
+
+def test_two_views_in_train_mode_and_one_in_eval():
+    class Views(Two):
+        def forward(self, x):
+            if not self.training:
+                return super().forward(x)
+            both = super().forward(torch.cat([x, -x]))
+            return torch.cat([both[: len(x)], both[len(x) :]], 1)
+
+    model = built(Views).train()
+    sgd = torch.optim.SGD(model.parameters(), 0.05)
+    run = pk.Trajectory(model, lambda f, y: (f[:, 0] * f[:, 1] - y[:, 0]).square(), sgd, (X, Y))
+    for batch in pk.batches(12, size=5, steps=6, seed=0):
+        run.step(batch)
+    assert run.interpolate(Q).completeness.max() <= 1e-6
+
+
+def test_inference_mode_changes_nothing():
+    outside = contributions(built(Two)).contributions
+    model = built(Two)
+    with torch.inference_mode():
+        assert torch.equal(contributions(model).contributions, outside)
+
+
+def test_outputs_as_wide_as_the_batch_are_refused():
+    model = nn.Linear(4, 6).double()
+    model.forward = lambda x: (x @ model.weight.T) @ (x @ model.weight.T).T
+    with pytest.raises(ValueError, match=r"mixes the samples|outputs for one input"):
+        pk.gradient_kernel(model, X)

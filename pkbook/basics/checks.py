@@ -116,6 +116,14 @@ def _random_in_training(module: nn.Module) -> bool:
 def require_deterministic(model: nn.Module) -> nn.Module:
     """Refuse a model whose output for one input is random or depends on the other inputs."""
     for name, module in model.named_modules():
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and module.running_mean is None:
+            raise ValueError(
+                f"layer {name or 'model'!r} ({type(module).__name__}) keeps no running statistics, "
+                "so it mixes the samples of a batch in eval mode, too, and the kernel between two "
+                "inputs is not defined; write track_running_stats=True, or use LayerNorm or "
+                "GroupNorm"
+            )
         if module.training and _random_in_training(module):
             raise ValueError(
                 f"layer {name or 'model'!r} ({type(module).__name__}) is in train mode, where its "

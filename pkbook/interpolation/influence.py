@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_whole
+from pkbook.basics.inference import outside_inference
 from pkbook.interpolation.interpolate import take_apart
 from pkbook.interpolation.optimizer_memory import Memory
 from pkbook.interpolation.options import DEFAULT, Options, Rule
@@ -18,6 +19,7 @@ from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording
 
 
+@outside_inference()
 def step_pairs(
     run: Recording,
     x: Tensor,
@@ -114,6 +116,7 @@ class _PairWalk(Walk):
                     self.matrix[:, :, later, self._bin(k)] += met.T
 
 
+@outside_inference()
 def self_influence(
     run: Recording,
     numbers: Sequence[int] | Tensor | None = None,

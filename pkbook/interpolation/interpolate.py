@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pkbook.basics.inference import outside_inference
 from pkbook.interpolation.options import DEFAULT, Options, Rule
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.unreached import Unreached
@@ -95,6 +96,7 @@ def interpolate(
     return taken_apart
 
 
+@outside_inference()
 def take_apart(
     run: Recording,
     x: Tensor,

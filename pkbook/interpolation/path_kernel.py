@@ -2,12 +2,14 @@
 
 from torch import Tensor
 
+from pkbook.basics.inference import outside_inference
 from pkbook.basics.parameters import trainable
 from pkbook.kernels.gram import gram
 from pkbook.runs.recording import Recording
 from pkbook.runs.steps import put_buffers
 
 
+@outside_inference()
 def path_kernel(
     run: Recording, x1: Tensor, x2: Tensor | None = None, *, reduce: str = "trace"
 ) -> Tensor:

@@ -51,7 +51,7 @@ def features(
     def one(p: Tree, xi: Tensor, index: Tensor | None) -> Tensor:
         with calling(model, xi.unsqueeze(0))(parameters | p) as out:
             f = out.reshape(-1)
-        return f if index is None else f.gather(0, index.reshape(1))
+        return f if index is None else f.gather(0, (index % len(f)).reshape(1))
 
     def rows(xi: Tensor, index: Tensor | None) -> Tree:
         f, back = vjp(lambda p: one(p, xi, index), moving)
@@ -83,7 +83,7 @@ def _features_in_a_loop(
         call = calling(model, x[i : i + 1])
         with torch.inference_mode(False), torch.enable_grad(), call(parameters | leaves) as out:
             f = out.reshape(-1)
-            f = f if chosen is None else f.gather(0, chosen[i].reshape(1))
+            f = f if chosen is None else f.gather(0, (chosen[i] % len(f)).reshape(1))
             got = _each_gradient(f, list(leaves.values()))
         for k, name in enumerate(moving):
             grads = [g[k].to_dense() if g[k].is_sparse else g[k] for g in got]

@@ -43,6 +43,11 @@ def _opened(func: Callable) -> Callable:
 COMPOSITES = {F.multi_head_attention_forward: _opened(F.multi_head_attention_forward)}
 
 
+def _transformed() -> bool:
+    """Whether a transform of ``torch.func`` is at work, whose tensors mean nothing outside it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class Watch(TorchFunctionMode):
     """Collects the uses of the watched parameters ``{name: tensor}`` while active."""
 
@@ -66,7 +71,7 @@ class Watch(TorchFunctionMode):
         if func in COMPOSITES:  # what it calls inside is seen in its turn
             with self:
                 return COMPOSITES[func](*args, **kwargs)
-        use = self._read(func, args, kwargs, met)
+        use = None if _transformed() else self._read(func, args, kwargs, met)
         out = self._followed(func, args, kwargs)
         if use is None and self._carries_gradient(out):  # not so for p.shape or p.detach()
             self.other |= met

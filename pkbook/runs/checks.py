@@ -7,12 +7,13 @@ from pkbook.basics.checks import (
     batch_loss,
     evaluating,
     is_finite_number,
+    require_deterministic,
     require_finite,
     require_inputs,
     require_tensor,
 )
 from pkbook.basics.randomness import seeded
-from pkbook.runs.steps import Problem
+from pkbook.runs.steps import Problem, buffers_of, put_buffers
 
 
 def require_data(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -66,8 +67,28 @@ def trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[st
 
 
 def require_fitting_loss(model: nn.Module, problem: Problem) -> None:
-    """A loss that does not fit the outputs says so now."""
-    with evaluating(model), torch.no_grad(), seeded(0, problem.x.device):
+    """A loss that does not fit the outputs says so now.
+
+    In train mode a model may have other outputs, two views of each sample, say: it is asked there
+    where the loss does not fit the outputs of eval mode.
+    """
+    with evaluating(model):
+        require_deterministic(model)
+    try:
+        with evaluating(model):
+            _tried(model, problem)
+    except (IndexError, RuntimeError, ValueError) as error:
+        buffers = buffers_of(model)
+        try:
+            _tried(model, problem)
+        except (IndexError, RuntimeError, ValueError):
+            raise error from None
+        finally:
+            put_buffers(model, buffers)
+
+
+def _tried(model: nn.Module, problem: Problem) -> None:
+    with torch.no_grad(), seeded(0, problem.x.device):
         x, y = problem.x[:2].clone(), problem.y[:2].clone()  # which the model may change
         batch_loss(problem.loss, model(x), y)
 
