@@ -37,6 +37,7 @@ def interpolate(
     most_pieces: int = DEFAULT.most_pieces,
     by_parameter: bool = DEFAULT.by_parameter,
     entries: Sequence[str] = DEFAULT.entries,
+    statistics: bool = DEFAULT.statistics,
     progress: bool = False,
     layers: bool = False,
 ) -> Interpolation:
@@ -67,6 +68,11 @@ def interpolate(
         also give the contributions by parameter tensor, ``by_parameter`` of the result.
     entries
         names of parameters of which every single entry's part is wanted (``entries``).
+    statistics
+        give what moved BatchNorm's running statistics to the samples whose activations moved them,
+        instead of reporting it as *running statistics* of nobody.  It costs a forward pass of each
+        batch and three backward passes of the queries a step; what was there before the first
+        step is *initial statistics*.
     progress
         show a bar over the steps.
     layers
@@ -88,7 +94,9 @@ def interpolate(
     ----------
     arXiv 2603.13872, Theorem 2.2 and eq. (4); exact form after Bell et al. 2023.
     """
-    options = Options(rule, nodes, tolerance, most_pieces, by_parameter or layers, entries)
+    options = Options(
+        rule, nodes, tolerance, most_pieces, by_parameter or layers, entries, statistics
+    )
     taken_apart = take_apart(run, x, outputs, options, progress)
     unreached = Unreached()
     unreached.add(taken_apart, range(len(x)))
@@ -111,6 +119,6 @@ def take_apart(
     require_walk(run, x)
     entries = options.entries_among(run.names)
     chosen = selection(outputs, len(x), x.device)
-    walk = Walk(run, x, chosen, options.rules, options.by_parameter, entries)
+    walk = Walk(run, x, chosen, options.rules, options.by_parameter, entries, options.statistics)
     walk.backwards(progress)
     return walk.result()

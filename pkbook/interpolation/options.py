@@ -24,6 +24,7 @@ class Options:
     most_pieces: int = 64
     by_parameter: bool = False
     entries: Sequence[str] = ()
+    statistics: bool = False
 
     def __post_init__(self) -> None:
         require_choice(self.rule, "rule", RULES)

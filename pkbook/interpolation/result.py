@@ -23,7 +23,8 @@ class Interpolation:
     """For each step its batch ``[B]`` and the contributions made there ``[B, m, C]``."""
     other: dict[str, Tensor]
     """Changes that belong to no sample, ``{name: [m, C]}``: *weight decay*, *initial momentum*,
-    *running statistics* (BatchNorm), *replay difference* (another machine's rounding)."""
+    *running statistics* (BatchNorm; with ``statistics`` what is left of them, and *initial
+    statistics*), *replay difference* (another machine's rounding)."""
     remainder: Tensor
     """What the quadrature rule left out, ``[m, C]``: the sum of the steps' own residuals where a
     tolerance was asked for, else the gap of the whole sum."""

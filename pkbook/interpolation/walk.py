@@ -21,6 +21,7 @@ from pkbook.interpolation.optimizer_memory import Memory, own_terms
 from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left_end, refined
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.shares import Batch, Pulls, batch_gradient, meet
+from pkbook.interpolation.statistics import Statistics, watching
 from pkbook.kernels.inputs import require_fit
 from pkbook.kernels.passes import calling
 from pkbook.kernels.plan import plan
@@ -28,7 +29,7 @@ from pkbook.kernels.watch import Watch
 from pkbook.runs.copies import copied
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording, Replayed
-from pkbook.runs.steps import mixes_samples, parts_of, put_buffers, set_modes
+from pkbook.runs.steps import as_tensor, mixes_samples, parts_of, put_buffers, set_modes
 
 
 def require_walk(run: Recording, x: Tensor) -> None:
@@ -64,9 +65,13 @@ NOISE = 3.0  # residuals below so many times the rounding known of earlier steps
 class Walk:
     """Walks a run backwards and collects the contributions."""
 
-    def __init__(self, run: Recording, x: Tensor, chosen, rules: Rules, layers, entries) -> None:
+    def __init__(
+        self, run: Recording, x: Tensor, chosen, rules: Rules, layers, entries, statistics=False
+    ) -> None:
         self.run, self.rules, self.layers = run, rules, layers
+        self.statistics = Statistics() if statistics else None
         first = run.model_at(0)
+        self.first_buffers = {name: b.clone() for name, b in first.named_buffers()}
         own = {name: p for name, p in trainable(first).items() if name in run.names}
         self.plan = plan(first, run.x[:2], own)
         self.query = Query(x, chosen, self.plan)
@@ -132,13 +137,35 @@ class Walk:
                 pulls[name] = (c, pull)
         parts = self._batches(k, before, model)
         values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
-        numbers = torch.tensor(self.run.store.steps[k].batch, device=self.run.x.device)
+        numbers = as_tensor(self.run.store.steps[k].batch, self.run.x.device)
         total = sum(values.values()) if values else self._nothing(len(numbers))
+        shares = self._statistics(k, before, after, model)
+        if shares is not None:
+            total = total + shares
+            self._add_other("running statistics", -shares.sum(0))
         self.contributions.index_add_(0, numbers, total)
         for name in self.by_parameter.keys() & values.keys():
             self.by_parameter[name].index_add_(0, numbers, values[name])
         self.by_step[k] = (numbers, total)
         self._add_entries(parts, pulls)
+
+    def _statistics(
+        self, k: int, before: StepState, after: StepState, model: nn.Module
+    ) -> Tensor | None:
+        """The samples' shares of what moved the running statistics, ``[B, m, C]``."""
+        moved = any(not torch.equal(b, after.buffers[n]) for n, b in before.buffers.items())
+        if self.statistics is None or not moved:
+            return None
+        put_buffers(model, before.buffers)
+        parts = []
+        for numbers, seed in parts_of(self.run.store.steps[k]):
+            batch = self._batch(k, (numbers, seed), before, model)
+            seen = watching(model, before.buffers, len(numbers), parts)
+            with seen as found, torch.no_grad(), batch.forward(before.parameters):
+                parts.append(found)
+        model.eval()
+        buffers = before.buffers, after.buffers
+        return self.statistics.shares(self.query, model, after.parameters, buffers, parts)
 
     def _nothing(self, n: int) -> Tensor:
         return self.remainder.new_zeros(n, *self.remainder.shape)
@@ -187,13 +214,13 @@ class Walk:
 
         @contextmanager
         def forward(parameters: Tree, watch: Watch | None = None) -> Iterator[Tensor]:
-            xb = run.x[torch.tensor(numbers, device=run.x.device)]
+            xb = run.x[as_tensor(numbers, run.x.device)]
             with seeded(seed, xb.device), calling(model, xb)(parameters, watch) as f:
                 seen["shape"] = f.shape
                 yield as_matrix(f, n)
 
         def slope(f: Tensor) -> Tensor:
-            targets = run.y[torch.tensor(numbers, device=run.y.device)]
+            targets = run.y[as_tensor(numbers, run.y.device)]
             with torch.enable_grad():
                 f = f.detach().reshape(seen["shape"]).requires_grad_()
                 loss = batch_loss(run.loss, f, targets) * share
@@ -223,6 +250,11 @@ class Walk:
         initial = self.memory.initial(self.run.initial_memory())
         if initial is not None:
             self._add_other("initial momentum", initial.T)
+        if self.statistics is not None:
+            held = self.statistics.initial(self.first_buffers)
+            if held is not None:
+                self._add_other("initial statistics", held)
+                self._add_other("running statistics", -held)
         if self.budget is None:  # no step told its own
             change = self.final.double() - self.initial.double()
             explained = self.contributions.sum(0) + sum(self.other.values())

@@ -31,7 +31,7 @@ def calling(model: nn.Module, x: Tensor) -> Forward:
     def forward(leaves: Tree, watch: Watch | None = None) -> Iterator[Tensor]:
         buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         own = {id(p): name for name, p in model.named_parameters() if name in leaves}
-        with replaced(model, leaves | buffers), _one_path():
+        with replaced(model, buffers | leaves), _one_path():
             inputs = x.clone()
             if watch is not None:
                 watch.rows = Rows(inputs, [*leaves.values(), *buffers.values()])
