@@ -3,7 +3,7 @@ r"""Two more questions to a recorded run: through which later steps, and a sampl
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_whole
@@ -71,38 +71,39 @@ def step_pairs(
     bins = min(len(run), 50) if bins is None else require_whole(bins, "bins")
     if bins > len(run):
         raise ValueError(f"bins must be at most the number of steps {len(run)}, got {bins}")
-    walk = _PairWalk(run, x, selection(outputs, len(x), x.device), bins, nodes)
+    pairs = _Pairs(run, x, selection(outputs, len(x), x.device), bins, nodes)
     budget = memory or min(free_memory(x.device) // 4, LARGEST_DEFAULT)
-    if walk.bytes > budget:
+    if pairs.bytes > budget:
         raise ValueError(
-            f"memory must hold {bins} bins of the query's gradients, {walk.bytes} bytes, got "
+            f"memory must hold {bins} bins of the query's gradients, {pairs.bytes} bytes, got "
             f"{budget}; give fewer bins, fewer queries or one output"
         )
-    walk.backwards()
-    return walk.matrix
+    pairs.walk.backwards(step=pairs.step)
+    return pairs.matrix
 
 
-class _PairWalk(Walk):
+class _Pairs:
     """One memory for each bin of the later time: what is linear can be told apart."""
 
     def __init__(self, run: Recording, x: Tensor, chosen, bins: int, nodes: int) -> None:
-        super().__init__(run, x, chosen, Rules("gauss", nodes, None, 1), False, ())
-        self.bins = bins
+        self.run, self.bins = run, bins
+        self.walk = Walk(run, x, chosen, Rules("gauss", nodes, None, 1), False, ())
         self.memories = [Memory() for _ in range(bins)]
-        self.matrix = self.remainder.new_zeros(*self.remainder.shape, bins, bins)
+        remainder = self.walk.remainder
+        self.matrix = remainder.new_zeros(*remainder.shape, bins, bins)
         first = run.model_at(0)
         trained = [p for name, p in first.named_parameters() if name in run.names]
         width = sum(p.numel() * p.element_size() for p in trained)
-        self.bytes = bins * width * self.remainder.numel()
+        self.bytes = bins * width * remainder.numel()
 
     def _bin(self, k: int) -> int:
         return k * self.bins // len(self.run)
 
-    def step(self, k: int, before: StepState, after: StepState, model) -> None:
-        average = self._average(k, before, after, model)
+    def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
+        average = self.walk.average(k, before, after, model)
         names = list(before.coefficients)
         total = dict.fromkeys(names, 0.0)
-        for batch in self._batches(k, before, model):
+        for batch in self.walk.batches(k, before, model):
             found = batch_gradient(batch, names)
             total = {name: total[name] + found[name] for name in names}
         for later in range(self._bin(k), self.bins):

@@ -1,6 +1,6 @@
 """A recorded run walked backwards: the query's averaged gradient meets every batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -98,13 +98,14 @@ class Walk:
     def _add_other(self, name: str, value: Tensor) -> None:
         self.other[name] = self.other.get(name, 0) + value
 
-    def backwards(self, progress: bool = False) -> None:
-        """Take all steps, the last one first."""
+    def backwards(self, progress: bool = False, step: Callable[..., None] | None = None) -> None:
+        """Take all steps, the last one first; ``step`` in place of the walk's own."""
+        step = step or self.step
         with tqdm(total=len(self.run), disable=not progress, desc="steps taken apart") as bar:
             for part in self.run.segments_backwards():
                 self.arrive(part)
                 for offset in reversed(range(len(part.states) - 1)):
-                    self.step(part.start + offset, *part.states[offset : offset + 2], part.model)
+                    step(part.start + offset, *part.states[offset : offset + 2], part.model)
                     bar.update()
 
     def arrive(self, part: Replayed) -> None:
@@ -124,7 +125,7 @@ class Walk:
 
     def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
         """Step k: average the query's gradient, pull it through the optimizer, meet the batch."""
-        average = self._average(k, before, after, model)
+        average = self.average(k, before, after, model)
         pulls: Pulls = {}
         for name, c in before.coefficients.items():
             nodes = average.nodes[name]
@@ -135,7 +136,7 @@ class Walk:
                 self._add_other("weight decay", own.T)
             if pull is not None:
                 pulls[name] = (c, pull)
-        parts = self._batches(k, before, model)
+        parts = self.batches(k, before, model)
         values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
         numbers = as_tensor(self.run.store.steps[k].batch, self.run.x.device)
         total = sum(values.values()) if values else self._nothing(len(numbers))
@@ -170,9 +171,10 @@ class Walk:
     def _nothing(self, n: int) -> Tensor:
         return self.remainder.new_zeros(n, *self.remainder.shape)
 
-    def _average(
+    def average(
         self, k: int, before: StepState, after_step: StepState, model: nn.Module
     ) -> Average:
+        """The query's gradient averaged over step k, and what its buffers moved."""
         model.eval()
         put_buffers(model, before.buffers)
         segment = Segment(self.query, model, before.parameters, after_step.parameters)
@@ -200,7 +202,8 @@ class Walk:
             self.budget = (self.budget - average.residual.square()).clamp_min(0.0)
         return average
 
-    def _batches(self, k: int, before: StepState, model: nn.Module) -> list[Batch]:
+    def batches(self, k: int, before: StepState, model: nn.Module) -> list[Batch]:
+        """The forward passes of step k."""
         parts = parts_of(self.run.store.steps[k])
         return [self._batch(k, part, before, model) for part in parts]
 
