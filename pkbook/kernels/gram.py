@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_choice, require_whole
-from pkbook.basics.parameters import Tree
+from pkbook.basics.parameters import Tree, sum_of
 from pkbook.kernels.contraction import Sum, contract, squares, write_out
 from pkbook.kernels.factors import Factor
 from pkbook.kernels.gradients import batch_side
@@ -86,7 +86,7 @@ def squared_lengths(
         while True:
             try:
                 sides = (end.side(i) for i in some)
-                found = torch.cat([sum(map(squares, side.values())) for side in sides])
+                found = torch.cat([sum_of(map(squares, side.values())) for side in sides])
                 break
             except _MoreWrittenOut:
                 some = end.slices(_budget(memory, x.device))
@@ -280,7 +280,7 @@ def _symmetric(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
     slices = end.slices(memory)
     if len(slices) == 1:
         side = end.side(slices[0])
-        return kind.products(side, side, ends, (len(end.x),) * 2, same=True)
+        return kind.products(side, side, ends, (len(end.x), len(end.x)), same=True)
     outs = kind.empty(ends)
     for a, i in enumerate(slices):
         left = end.side(i)
