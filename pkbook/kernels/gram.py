@@ -16,6 +16,8 @@ from pkbook.kernels.inputs import checked, require_finite_layers, require_fit
 from pkbook.kernels.plan import Plan, plan
 from pkbook.kernels.side import Side
 
+Weight = dict[str, Tensor] | dict[str, float]
+"""A diagonal weight: a number for each parameter, or one for each of its entries."""
 REDUCTIONS = ("trace", "full", "diagonal")
 SLICE = 2**28  # bytes; buffers of this size are used again, larger ones are fresh pages each time
 
@@ -26,7 +28,7 @@ def gram(
     x2: Tensor | None = None,
     *,
     reduce: str = "trace",
-    weight: Tree | None = None,
+    weight: Weight | None = None,
     parameters1: Tree | None = None,
     parameters2: Tree | None = None,
     memory: int | None = None,
@@ -61,7 +63,7 @@ def gram_by_group(
     *,
     group: Callable[[str], str],
     reduce: str = "trace",
-    weight: Tree | None = None,
+    weight: Weight | None = None,
     parameters1: Tree | None = None,
     parameters2: Tree | None = None,
     memory: int | None = None,
@@ -145,7 +147,7 @@ def _planned(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> Plan:
         raise
 
 
-def _weights(weight: Tree | None, parameters: Tree) -> dict[str, Tensor | float | None]:
+def _weights(weight: Weight | None, parameters: Tree) -> dict[str, Tensor | float | None]:
     """The diagonal weight by name; a number where it is the same for a whole parameter."""
     if weight is None:
         return dict.fromkeys(parameters)
