@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def _bytes_of(t: Tensor) -> memoryview:
-    return memoryview(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def fingerprint(*tensors: Tensor) -> str:

@@ -92,9 +92,10 @@ class Processes:
 
         A rank's own error is raised as it is, that of another as :class:`RankError`.
         """
-        value, error = None, None
+        error = None
+        values: list[T] = []  # one, where nothing goes wrong
         try:
-            value = function()
+            values.append(function())
         except Exception as caught:
             error = caught
         try:
@@ -105,7 +106,7 @@ class Processes:
         for rank, text in enumerate(told):
             if text:
                 raise RankError(f"rank {rank} failed while {what}, so no rank has a result: {text}")
-        return value
+        return values[0]
 
     def agree(self, facts: dict[str, str]) -> None:
         """``ValueError`` on every rank, naming the first fact that is not the same on all."""
@@ -121,13 +122,13 @@ class Processes:
         """The tensor ``own`` of the rank ``owner``, with the shape of ``like``.
 
         ``to=None``: called by all processes and received by all; otherwise called by ``owner`` and
-        ``to``, and received by ``to``.
+        ``to``, and received by ``to``.  All but ``owner`` give None as ``own``.
         """
         what = "collecting the tiles"
-        if owner == to or self.size == 1:
+        if own is not None and (owner == to or self.size == 1):
             return own
-        here = owner == self.index
-        packet = own.to(self.device).contiguous() if here else like.to(self.device)
+        here = own is not None
+        packet = like.to(self.device) if own is None else own.to(self.device).contiguous()
         try:
             if to is None:
                 work = dist.broadcast(packet, group_src=owner, group=self.group, async_op=True)

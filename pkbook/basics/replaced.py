@@ -8,6 +8,7 @@ foreign tensor back. Here every attribute is replaced once, under each name that
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -40,8 +41,13 @@ def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
             holder[name] = tensor
 
 
-def _places(model: nn.Module, tensors: Mapping[str, Tensor]):
-    """Every attribute that holds one of the tensors, once: ``(its dict, its name, tensor)``."""
+def _places(
+    model: nn.Module, tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    """Every attribute that holds one of the tensors, once: ``(its dict, its name, tensor)``.
+
+    ``Any``: torch types a module's dict as one of ``Parameter``, where here any tensor goes.
+    """
     first = {id(t): name for name, t in chain(model.named_parameters(), model.named_buffers())}
     for module in model.modules():  # each once, however often it is used
         for holder in (module._parameters, module._buffers):

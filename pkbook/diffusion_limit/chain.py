@@ -21,13 +21,15 @@ Pass = tuple[Tensor, Tensor | None, Tensor | None]
 def layers_of(model: nn.Module, names: list[str]) -> list[nn.Module] | None:
     """The layers where ``model`` is such a chain and all of its parameters train, else None."""
     layers = list(model.children())
-    plain = type(model) is nn.Sequential and all(
+    if type(model) is not nn.Sequential or len(layers) != len(model):
+        return None
+    plain = all(
         type(layer) is nn.Linear
         or (type(layer) in ELEMENTWISE and not getattr(layer, "inplace", False))
         for layer in layers
     )
     every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return layers if plain and every == names and len(layers) == len(model) else None
+    return layers if plain and every == names else None
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,12 @@ class Chain:
         """Each layer with its weights ``[R, out, in]`` and biases ``[R, out]`` in ``theta``."""
         at = 0
         for layer in self.layers:
-            found = []
+            found: list[Tensor | None] = []
             for p in layer.parameters():
                 found.append(theta[:, at : at + p.numel()].view(-1, *p.shape))
                 at += p.numel()
-            yield layer, *(*found, None, None)[:2]
+            weight, bias, *_ = [*found, None, None]
+            yield layer, weight, bias
 
 
 def _sums(weights: Tensor, delta: Tensor, a: Tensor, bias: bool) -> list[Tensor]:

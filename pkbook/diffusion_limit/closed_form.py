@@ -93,7 +93,7 @@ def discrete_moments(limit: Limit, steps: int) -> Moments:
     ``TypeError`` for optimizers other than :class:`SGD` and :class:`Momentum`, ``ValueError`` for
     problems that are not linear.
     """
-    problem, p = _problem(limit, steps)
+    limit, problem, p = _problem(limit, steps)
     eta, h, b, eye = limit.lr, problem.hessian, problem.pull, np.eye(p)
     if isinstance(limit, SGD):
         f, c, g = eye - eta * h, eta * b, -eta * eye
@@ -120,7 +120,7 @@ def diffusion_moments(limit: Limit, steps: int) -> Moments:
 
     Errors as for :func:`discrete_moments`.
     """
-    problem, p = _problem(limit, steps)
+    limit, problem, p = _problem(limit, steps)
     h, b, eye, zero = problem.hessian, problem.pull, np.eye(p), np.zeros((p, p))
     if isinstance(limit, SGD):
         a, c, g = -h, b, eye
@@ -142,7 +142,7 @@ def diffusion_moments(limit: Limit, steps: int) -> Moments:
     return _moments([(z[:d], z[d:].reshape(d, d)) for z in solved.y.T], p)
 
 
-def _problem(limit: Limit, steps: int) -> tuple[_Linear, int]:
+def _problem(limit: Limit, steps: int) -> tuple[SGD | Momentum, _Linear, int]:
     if not isinstance(limit, SGD | Momentum):
         raise TypeError(
             f"closed forms exist for SGD and Momentum, not for {type(limit).__name__}: its step "
@@ -150,7 +150,7 @@ def _problem(limit: Limit, steps: int) -> tuple[_Linear, int]:
         )
     require_whole(steps, "steps")
     a, y = linear_problem(limit.task)
-    return _Linear(a.cpu().numpy(), y.cpu().numpy()), a.shape[1]
+    return limit, _Linear(a.cpu().numpy(), y.cpu().numpy()), a.shape[1]
 
 
 def _start(limit: Limit, width: int) -> tuple[np.ndarray, np.ndarray]:

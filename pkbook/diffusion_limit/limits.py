@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pkbook.basics.checks import is_finite_number
+from pkbook.basics.parameters import sum_of
 from pkbook.diffusion_limit.noise import covariance_factor
 from pkbook.diffusion_limit.task import Task
 
@@ -191,12 +192,21 @@ def _mean_inverse(old: Tensor, new: Tensor, eps: float) -> Tensor:
     remainder that is to be measured.  In :math:`\sqrt v` the integrand is smooth.
     """
     left, right = old.sqrt(), new.sqrt()
-    total, mean = left + right, 0.0
-    for place, weight in _GAUSS_3:
+    total = left + right
+
+    def part(place: float, weight: float) -> Tensor:
         root = left + place * (right - left)
         share = torch.where(total > 0, 2 * root / total, 1.0)
-        mean = mean + weight * share / (root + eps)
-    return mean
+        return weight * share / (root + eps)
+
+    return sum_of(part(place, weight) for place, weight in _GAUSS_3)
+
+
+def _mean_square(here: Local, there: Local) -> Tensor:
+    """The mean of ``square``; ``ValueError`` where it was not asked for."""
+    if here.square is None or there.square is None:
+        raise ValueError("square must be there at both ends; write Local(gradient, square)")
+    return (here.square + there.square) / 2
 
 
 @dataclass(frozen=True)
@@ -244,7 +254,7 @@ class RMSprop(Limit):
         return {"theta": state["theta"] - self.lr * g / (v.sqrt() + self.eps), "v": v}
 
     def own(self, state, here, there, dt, noise) -> State:
-        target = (here.square + there.square) / 2
+        target = _mean_square(here, there)
         return {"v": relax(state["v"], target, self.rate, dt)}
 
     def scale(self, old: State, new: State, t: float) -> Tensor:
@@ -290,7 +300,8 @@ class Adam(Limit):
     @property
     def rates(self) -> tuple[float, float]:
         r""":math:`\rho_1,\rho_2`."""
-        return tuple((1 - beta) / self.lr for beta in self.betas)
+        b1, b2 = self.betas
+        return (1 - b1) / self.lr, (1 - b2) / self.lr
 
     @property
     def memory_rate(self) -> float:
@@ -306,7 +317,7 @@ class Adam(Limit):
     def own(self, state, here, there, dt, noise) -> State:
         r1, r2 = self.rates
         gradient = (here.gradient + there.gradient) / 2
-        square = (here.square + there.square) / 2
+        square = _mean_square(here, there)
         return {
             "m": relax(state["m"], gradient, r1, dt) + _damped(noise, r1, dt),
             "v": relax(state["v"], square, r2, dt),

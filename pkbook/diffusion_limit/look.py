@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pkbook.basics.parameters import sum_of
 from pkbook.diffusion_limit.limits import Limit, Local, State, relax
 
 
@@ -17,12 +18,19 @@ class Look:
     """The gradients at one point of every path."""
 
     local: Local
-    noise: Tensor | None = None
+    noise: Tensor | None
     """The push of the noise that leaves from here, ``[R, P]``; None where no step follows."""
-    query: Tensor | None = None
+    query: Tensor
     r""":math:`\nabla f(x,\theta)`, ``[R, m, P]``."""
-    pulls: Tensor | None = None
+    pulls: Tensor
     r""":math:`\frac1N\nabla\ell_i` of every sample ``[R, N, P]``, or their sum ``[R, 1, P]``."""
+
+    @property
+    def push(self) -> Tensor:
+        """``noise``; ``ValueError`` where no step follows."""
+        if self.noise is None:
+            raise ValueError("noise must be there before a step; give look the weights of it")
+        return self.noise
 
 
 def look_ahead(limit: Limit, theta: Tensor) -> Local:
@@ -42,7 +50,7 @@ def look(
         variance = each.var(1, correction=0) if limit.squares else None
     else:
         pulled = task.pull(theta, both, x, limit.squares)
-        rows, query, variance = pulled.rows, pulled.query, pulled.variance
+        rows, query, variance = pulled.rows, pulled.asked, pulled.variance
         pulls = rows[:, :1]
     noise = None if weights is None else rows[:, 1]
     return Look(_local(limit, rows[:, 0], variance), noise, query, pulls)
@@ -76,13 +84,16 @@ class Integral:
     def advance(self, old: State, new: State, here: Look, there: Look, dt: float) -> None:
         """Add the part of one time step, from ``here`` to ``there``."""
         ends = (here.pulls, there.pulls)
-        if self.memory is not None:  # the memory of gradients, without their noise
+        rate = self.limit.memory_rate
+        if (
+            self.memory is not None and rate is not None
+        ):  # the memory of gradients, without their noise
             before = self.memory
-            self.memory = relax(before, sum(ends) / 2, self.limit.memory_rate, dt)
+            self.memory = relax(before, sum_of(ends) / 2, rate, dt)
             ends = (before, self.memory)
         scale = self.limit.scale(old, new, self.t + dt / 2)
         scale = scale.unsqueeze(1) if isinstance(scale, Tensor) else scale
-        part = sum(
+        part = sum_of(
             torch.einsum("rmp,rnp->rnm", phi * scale, end) * (dt / 2)
             for phi, end in zip((here.query, there.query), ends, strict=True)
         )

@@ -126,7 +126,7 @@ def diffusion(
             there = look(limit, state["theta"], x, next(kicks, None), by_sample)
             integral.advance(old, state, here, there, dt)
             if control:
-                record.meet(-here.noise, steps - k, here.query)
+                record.meet(-here.push, steps - k, here.query)
             here = there
         require_bounded(state, k + 1, "the diffusion", limit.lr)
         record.keep(k + 1, state, integral.total)
@@ -200,7 +200,7 @@ def _kicks(
 
 def _heun(limit: Limit, state: State, here: Look, t: float, dt: float) -> State:
     """One time step of the diffusion from ``t``."""
-    theta, at, noise = state["theta"], here.local, here.noise
+    theta, at, noise = state["theta"], here.local, here.push
     guess = {"theta": theta} | limit.own(state, at, at, dt, noise)
     ahead = look_ahead(limit, theta + limit.move(state, guess, at.gradient, noise, t, dt))
     new = {"theta": theta} | limit.own(state, at, ahead, dt, noise)

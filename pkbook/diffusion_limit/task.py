@@ -40,6 +40,19 @@ class Pulled:
     variance: Tensor | None = None
     r""":math:`\frac1N\sum_i(\nabla\ell_i-\nabla L)^2`, where asked for, ``[R, P]``."""
 
+    @property
+    def asked(self) -> Tensor:
+        """``query``; ``ValueError`` where no query was given."""
+        if self.query is None:
+            raise ValueError("query was not asked for; give pull the queries x")
+        return self.query
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """The pieces of all paths, None where there are none."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
+
 
 @dataclass(frozen=True)
 class Task:
@@ -181,8 +194,9 @@ class Task:
         extra = 0 if x is None else len(x)
         size = self._chunk(self.samples + extra, weights.shape[1] + extra)
         pieces = zip(theta.split(size), weights.split(size), strict=True)
-        columns = zip(*(self.chain.pull(t, w, x, variance) for t, w in pieces), strict=True)
-        return Pulled(*(None if c[0] is None else torch.cat(c) for c in columns))
+        found = [self.chain.pull(t, w, x, variance) for t, w in pieces]
+        rows = torch.cat([part for part, _, _ in found])
+        return Pulled(rows, *(_joined([part[j] for part in found]) for j in (1, 2)))
 
     def _pull(self, theta: Tensor, weights: Tensor, x: Tensor | None, variance: bool) -> Pulled:
         """The same for any model: one forward pass for all rows of weights."""
@@ -190,7 +204,7 @@ class Task:
         query = None if x is None else self.query_gradients(theta, x)
 
         def one(t: Tensor, w: Tensor) -> Tensor:
-            _, pull = vjp(lambda p: self._losses(p, inputs, y), t)
+            _, pull = vjp(lambda p: self._losses(p, inputs, y), t)[:2]
             return vmap(lambda v: pull(v)[0])(w)
 
         def with_variance(t: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -173,20 +173,12 @@ def _replica(
     limit: Limit, x: Tensor, steps: int, paths: int, seed: int, against: str, dt: float | None
 ) -> Tensor:
     """One estimate of the error, ``[m]``."""
-    device = limit.task.theta.device
-    theirs, ours = (
-        run(
-            limit,
-            x,
-            steps=steps,
-            paths=paths,
-            control=True,
-            generator=torch.Generator(device).manual_seed(seed),
-            **option,
-        )
-        for run, option in ((discrete, {}), (diffusion, {"dt": dt}))
-    )
+    one, two = (torch.Generator(limit.task.theta.device).manual_seed(seed) for _ in range(2))
+    theirs = discrete(limit, x, steps=steps, paths=paths, generator=one, control=True)
+    ours = diffusion(limit, x, steps=steps, paths=paths, generator=two, dt=dt, control=True)
     right = ours.predicted[-1] if against == "theorem" else ours.outputs[-1]
+    if theirs.control is None or ours.control is None:
+        raise ValueError("both runs must have a control; write control=True")
     return controlled(theirs.outputs[-1] - right, [theirs.control, ours.control]).cpu()
 
 

@@ -41,7 +41,7 @@ def expected_kernel(
     runs = 0
     for runs, model in enumerate(models, start=1):
         kernel = gradient_kernel(model, x1, x2, reduce=reduce, memory=memory).double()
-        if mean is None:
+        if mean is None or square is None:
             mean, square = torch.zeros_like(kernel), torch.zeros_like(kernel)
         if kernel.shape != mean.shape:
             raise ValueError(
@@ -51,6 +51,6 @@ def expected_kernel(
         off = kernel - mean
         mean += off / runs
         square += off * (kernel - mean)
-    if runs < 2:
+    if mean is None or square is None or runs < 2:
         raise ValueError(f"models must hold at least two runs, got {runs}: a mean needs a spread")
     return ExpectedKernel(mean, (square / (runs - 1) / runs).sqrt(), runs)

@@ -1,5 +1,6 @@
 r"""Eigenfunctions of an integral operator, and functions taken apart in them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -27,15 +28,28 @@ CONVERGED = 1e-6  # residual of an eigenpair, relative to the largest eigenvalue
 class Operator(Protocol):
     """What modes are found of; see :class:`~pkbook.function_space.IntegralOperator`."""
 
-    name: str
-    nodes: Tensor
-    weights: Tensor
-    outputs: int
-    matrix: Tensor | None
-    dtype: torch.dtype
+    @property
+    def name(self) -> str: ...
 
-    def times(self, columns: Tensor) -> Tensor:
+    @property
+    def nodes(self) -> Tensor: ...
+
+    @property
+    def weights(self) -> Tensor: ...
+
+    @property
+    def outputs(self) -> int: ...
+
+    @property
+    def matrix(self) -> Tensor | None: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def times(self) -> Callable[[Tensor], Tensor]:
         """The kernel times columns."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -168,11 +182,6 @@ def find_modes(operator: Operator, count: int | None, method: str, seed: int) ->
     if method == "auto":
         few = 5 * wanted <= size  # LOBPCG's own condition
         method = "lobpcg" if few and (operator.matrix is None or size > DENSE) else "dense"
-    if method == "dense" and operator.matrix is None:
-        raise ValueError(
-            "a matrix-free operator has no dense modes; ask for at most a fifth of the nodes "
-            f"(count <= {size // 5}), or use function_space.population"
-        )
     roots = operator.weights.sqrt().repeat_interleave(operator.outputs)
     solve = _dense if method == "dense" else _lobpcg
     values, rows = solve(operator, roots, wanted, seed)
@@ -196,6 +205,11 @@ def _signed(functions: Tensor) -> Tensor:
 
 
 def _dense(operator: Operator, roots: Tensor, wanted: int, seed: int) -> tuple[Tensor, Tensor]:
+    if operator.matrix is None:
+        raise ValueError(
+            "a matrix-free operator has no dense modes; ask for at most a fifth of the nodes "
+            f"(count <= {len(roots) // 5}), or use function_space.population"
+        )
     values, vectors = torch.linalg.eigh(roots.unsqueeze(1) * operator.matrix * roots)
     require_not_negative(values, operator.dtype)
     return values.flip(0)[:wanted], vectors.flip(1)[:, :wanted].T

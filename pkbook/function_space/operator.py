@@ -104,7 +104,7 @@ def empirical(kernel: nn.Module | Tensor, x: Tensor) -> IntegralOperator:
 
 
 def _operator(name: str, kernel: nn.Module | Tensor, measure: Measure) -> IntegralOperator:
-    dtype = kernel.dtype if isinstance(kernel, Tensor) else None
+    dtype = None
     if isinstance(kernel, nn.Module):
         x = require_inputs(require_module(kernel), measure.nodes, "nodes")
         dtype = x.dtype if x.is_floating_point() else torch.float32
@@ -120,7 +120,7 @@ def _operator(name: str, kernel: nn.Module | Tensor, measure: Measure) -> Integr
         outputs,
         matrix,
         lambda columns: matrix @ columns,
-        dtype,
+        kernel.dtype if dtype is None else dtype,
     )
 
 

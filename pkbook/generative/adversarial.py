@@ -10,7 +10,7 @@ therefore pairs (step, latent) with :math:`s_i` as the target, and
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,16 @@ class Adversary(Protocol):
 
     def __call__(self, generator: nn.Module, z: Tensor, x: Tensor, step: int) -> Tensor:
         r"""The feedback :math:`\nabla_x\ell_G` at ``x = G(z)`` by parts, ``[parts, n, d]``."""
+        ...
+
+
+@runtime_checkable
+class KnownDensity(Protocol):
+    """A generator whose density is known."""
+
+    def density_at(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\log p_g` and its score at :math:`x=G(z)`, ``[n]`` and ``[n, d]``."""
+        ...
 
 
 @dataclass
@@ -71,7 +81,7 @@ class Optimal:
 
     def __call__(self, generator: nn.Module, z: Tensor, x: Tensor, step: int) -> Tensor:
         """``[2, n, d]``; ``ValueError`` naming the step where a density vanishes."""
-        if not hasattr(generator, "density_at"):
+        if not isinstance(generator, KnownDensity):
             raise TypeError(
                 f"the optimal discriminator needs a generator with density_at(z), got "
                 f"{type(generator).__name__}; use AffineGenerator, MonotoneGenerator or Learned"

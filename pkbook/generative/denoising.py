@@ -33,6 +33,8 @@ class NoisePredictor(nn.Module):
     torch.Size([1, 2])
     """
 
+    embedding: Tensor
+
     def __init__(
         self,
         dimension: int,

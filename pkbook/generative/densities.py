@@ -41,11 +41,18 @@ class GaussianMixture:
             raise ValueError(f"weights must be one positive number a mode, [{len(means)}]")
         object.__setattr__(self, "weights", (weights / weights.sum()).to(means))
 
+    @property
+    def _shares(self) -> Tensor:
+        """``weights``, which every mixture has once it is made."""
+        if self.weights is None:
+            raise ValueError("weights must be set by GaussianMixture(means, scale, weights)")
+        return self.weights
+
     def _parts(self, x: Tensor) -> Tensor:
         """Logarithm of each mode's part, ``[n, J]``."""
         squares = (x.unsqueeze(1) - self.means).square().sum(2) / self.scale**2
         size = self.means.shape[1] * math.log(self.scale * math.sqrt(2 * math.pi))
-        return self.weights.log() - squares / 2 - size
+        return self._shares.log() - squares / 2 - size
 
     def log_prob(self, x: Tensor) -> Tensor:
         r""":math:`\log p(x)` for ``x [n, d]``, ``[n]``."""
@@ -63,7 +70,7 @@ class GaussianMixture:
     def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
         """``[n, d]``."""
         require_whole(n, "n")
-        chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        chosen = torch.multinomial(self._shares, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         return self.means[chosen] + self.scale * noise.to(self.means.device)
 
@@ -90,7 +97,7 @@ class AffineGenerator(nn.Module):
     def __init__(self, dimension: int = 1, *, scale: float = 1.0) -> None:
         super().__init__()
         require_whole(dimension, "dimension")
-        self.linear = nn.utils.skip_init(nn.Linear, dimension, dimension)
+        self.linear = nn.Linear(dimension, dimension, device="meta").to_empty(device="cpu")
         with torch.no_grad():
             self.linear.weight.copy_(scale * torch.eye(dimension))
             self.linear.bias.zero_()

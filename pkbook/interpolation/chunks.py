@@ -28,7 +28,7 @@ from pkbook.runs.storage import dump_manifest, load_manifest
 KIND = "explanation"
 
 
-def manifest_of(facts: dict, chunk: int) -> dict:
+def manifest_of(facts: dict, chunk: int | None) -> dict:
     """What was asked and the size of the chunks, as the folder gives it back."""
     return json.loads(json.dumps(facts | {"chunk": chunk}))
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_whole
 from pkbook.basics.inference import outside_inference
+from pkbook.basics.parameters import Tree
 from pkbook.interpolation.interpolate import take_apart
 from pkbook.interpolation.optimizer_memory import Memory
 from pkbook.interpolation.options import DEFAULT, Options, Rule
@@ -102,10 +103,10 @@ class _Pairs:
     def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
         average = self.walk.average(k, before, after, model)
         names = list(before.coefficients)
-        total = dict.fromkeys(names, 0.0)
+        total: Tree = {}
         for batch in self.walk.batches(k, before, model):
-            found = batch_gradient(batch, names)
-            total = {name: total[name] + found[name] for name in names}
+            for name, g in batch_gradient(batch, names).items():
+                total[name] = total[name] + g if name in total else g
         for later in range(self._bin(k), self.bins):
             here = later == self._bin(k)
             for name, c in before.coefficients.items():

@@ -13,10 +13,11 @@ So one pass from the last step to the first serves all pairs of steps: :math:`O(
 Equivalence for Finite Classification Models*.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from pkbook.basics.parameters import sum_of
 from pkbook.kernels.contraction import project
 from pkbook.kernels.factors import Dense, Factor, Outer, dense
 from pkbook.runs.optimizers import Coefficients
@@ -32,7 +33,8 @@ class Pull:
     scale: float
     rows: Tensor | None = None
     """``[C, m, P]``; None where it is ``scale`` times the nodes' sum, which need not be formed."""
-    nodes: Nodes | None = None
+    nodes: Nodes = field(default_factory=list)
+    """At least one where there are no rows."""
 
     def formed(self) -> Tensor:
         """``[C, m, P]`` without the scale."""
@@ -149,6 +151,6 @@ def own_terms(c: Coefficients, pull: Pull | None, nodes: Nodes, theta: Tensor) -
         return -c.decay * pull.scale * (pull.formed() @ theta.flatten()).double()
     if c.shrink and nodes:
         along = theta.unsqueeze(0)
-        met = sum(w * project(factor, along)[0].double() for w, factor in nodes)  # [m, C]
+        met = sum_of(w * project(factor, along)[0].double() for w, factor in nodes)  # [m, C]
         return -c.shrink * met.T
     return None

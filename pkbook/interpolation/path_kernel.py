@@ -1,9 +1,11 @@
 """The path kernel of a recorded run."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from pkbook.basics.inference import outside_inference
-from pkbook.basics.parameters import trainable
+from pkbook.basics.parameters import sum_of, trainable
 from pkbook.kernels.gram import gram
 from pkbook.runs.recording import Recording
 from pkbook.runs.steps import put_buffers
@@ -22,7 +24,11 @@ def path_kernel(
     """
     if len(run) == 0:
         raise ValueError("run has no step yet: call run.step(batch) before path_kernel")
-    total = None
+    return sum_of(_kernels(run, x1, x2, reduce))
+
+
+def _kernels(run: Recording, x1: Tensor, x2: Tensor | None, reduce: str) -> Iterator[Tensor]:
+    """The kernel at each step, the last one first."""
     for part in run.segments_backwards():
         model = part.model.eval()
         for state in part.states[:-1]:
@@ -30,6 +36,4 @@ def path_kernel(
             rates = {n: state.rates.get(n, 0.0) for n in own}
             put_buffers(model, state.buffers)
             here = own | state.parameters
-            k = gram(model, x1, x2, reduce=reduce, weight=rates, parameters1=here)
-            total = k if total is None else total + k
-    return total
+            yield gram(model, x1, x2, reduce=reduce, weight=rates, parameters1=here)

@@ -98,8 +98,8 @@ class Segment:
         some = Query(self.query.x[rows], chosen, self.query.plan)
         return Segment(some, self.model, self.start, self.end)
 
-    def moved(self, sides: list[tuple[float, Side]]) -> Tensor:
-        """The weighted gradients along the whole step, ``[m, C]``."""
+    def moved(self, sides: list[tuple[float, Side]]) -> Tensor | float:
+        """The weighted gradients along the whole step, ``[m, C]``; 0 where there are none."""
         total: float | Tensor = 0.0
         for w, side in sides:
             for name, factor in side.items():
@@ -186,8 +186,9 @@ class _Piece:
         self.segment = segment.only(rows)
         width = self.b - self.a
         points = tuple((self.a + width * t, w * width) for t, w in gauss_legendre(nodes))
-        self.points, self.kept = points, self.segment.gradients(points)
-        self.residual = ends[1].double() - ends[0].double() - self.segment.moved(self.kept)
+        self.points, sides = points, self.segment.gradients(points)
+        self.kept: list[tuple[float, Side]] | None = sides
+        self.residual = ends[1].double() - ends[0].double() - self.segment.moved(sides)
 
     @property
     def sides(self) -> list[tuple[float, Side]]:
@@ -253,7 +254,7 @@ def _added(pieces: list[_Piece], m: int, segment: Segment) -> dict[str, Nodes]:
                     totals[name] = rows.new_zeros(rows.shape[0], m, rows.shape[2])
                 totals[name].index_add_(1, p.rows[p.alive], rows[:, p.alive], alpha=weight)
         p.kept = None
-    found = {name: [(1.0, Dense(total))] for name, total in totals.items()}
+    found: dict[str, Nodes] = {name: [(1.0, Dense(total))] for name, total in totals.items()}
     return {name: found.get(name, []) for name in segment.start}
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkbook.basics.parameters import Tree
+from pkbook.basics.parameters import Tree, sum_of
 from pkbook.interpolation.optimizer_memory import Pull
-from pkbook.kernels.contraction import Sum, cheapest, contract, project
+from pkbook.kernels.contraction import Sum, Weights, cheapest, contract, project
 from pkbook.kernels.factors import Dense, Factor, outputs_as_samples
 from pkbook.kernels.features import pushforward
 from pkbook.kernels.passes import Forward
@@ -44,7 +44,7 @@ def meet(batch: Batch, pulls: Pulls, apart: bool = False) -> dict[str, Tensor]:
     covered = made.covered if made and not made.looked else frozenset()
     seen: dict[str, Tensor] = {}
     found: Side = {}
-    if covered & set(pulls):
+    if made is not None and covered & set(pulls):
 
         def seeds(f: Tensor) -> list[Tensor]:
             seen["slope"] = batch.slope(f)
@@ -63,7 +63,7 @@ def meet(batch: Batch, pulls: Pulls, apart: bool = False) -> dict[str, Tensor]:
         parts += [(next(iter(g)), _by_autograd(batch, g, seen.get("slope"))) for g in groups]
     if apart:
         return dict(parts)
-    return {"": sum(part for _, part in parts)}
+    return {"": sum_of(part for _, part in parts)}
 
 
 def _factor_of(c: Coefficients, pull: Pull) -> float:
@@ -114,7 +114,9 @@ def _contracted(pulls: Pulls, found: Side, twins: dict[str, str]) -> Tensor:
     twins = {w: b for w, b in twins.items() if w in pulls and b in pulls}
     for k in range(max(len(pull.nodes) for _, pull in pulls.values())):
         here = {name: (c, pull) for name, (c, pull) in pulls.items() if k < len(pull.nodes)}
-        weights = {name: _factor_of(c, pull) * pull.nodes[k][0] for name, (c, pull) in here.items()}
+        weights: Weights = {
+            n: _factor_of(c, pull) * pull.nodes[k][0] for n, (c, pull) in here.items()
+        }
         one = {name: outputs_as_samples(pull.nodes[k][1]) for name, (_, pull) in here.items()}
         contract(total, one, {name: found[name] for name in one}, weights, twins)
     return total.result().double().unflatten(0, (c, m))
@@ -122,7 +124,8 @@ def _contracted(pulls: Pulls, found: Side, twins: dict[str, str]) -> Tensor:
 
 def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:
     """The other parameters: derivatives of the outputs along the rows, ``[C, m, n]``."""
-    directions, shape = {}, None
+    directions: Tree = {}
+    shape = torch.Size()  # [C, m], for all the same
     for name, (c, pull) in pulls.items():
         rows = _rows(c, pull) * _factor_of(c, pull)
         shape = rows.shape[:2]

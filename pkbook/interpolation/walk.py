@@ -1,6 +1,6 @@
 """A recorded run walked backwards: the query's averaged gradient meets every batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from pkbook.basics.checks import (
     require_deterministic,
     require_inputs,
 )
-from pkbook.basics.parameters import Tree, trainable
+from pkbook.basics.parameters import Tree, sum_of, trainable
 from pkbook.basics.randomness import seeded
 from pkbook.interpolation.optimizer_memory import Memory, own_terms
 from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left_end, refined
@@ -105,7 +105,8 @@ class Walk:
             for part in self.run.segments_backwards():
                 self.arrive(part)
                 for offset in reversed(range(len(part.states) - 1)):
-                    step(part.start + offset, *part.states[offset : offset + 2], part.model)
+                    before, after = part.states[offset : offset + 2]
+                    step(part.start + offset, before, after, part.model)
                     bar.update()
 
     def arrive(self, part: Replayed) -> None:
@@ -139,7 +140,7 @@ class Walk:
         parts = self.batches(k, before, model)
         values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
         numbers = as_tensor(self.run.store.steps[k].batch, self.run.x.device)
-        total = sum(values.values()) if values else self._nothing(len(numbers))
+        total = sum_of(values.values()) if values else self._nothing(len(numbers))
         shares = self._statistics(k, before, after, model)
         if shares is not None:
             total = total + shares
@@ -185,21 +186,23 @@ class Walk:
             end = segment.value(1.0) if moved or after is None else after
             ends = segment.value(0.0), end
             self.after = ends[0]
-        if moved:
-            if after is None:
-                put_buffers(model, after_step.buffers)
-                after = segment.value(1.0)
-                put_buffers(model, before.buffers)
-            self._add_other("running statistics", after.double() - end.double())
+            if moved:
+                if after is None:
+                    put_buffers(model, after_step.buffers)
+                    after = segment.value(1.0)
+                    put_buffers(model, before.buffers)
+                self._add_other("running statistics", after.double() - end.double())
         if self.budget is not None:
             allowed = torch.maximum((self.budget / (k + 1)).sqrt(), NOISE * self.noise)
         average = self.rules.average(segment, ends, allowed)
         if average.noise is not None:
             self.noise = torch.maximum(self.noise, average.noise)
         self.pieces[k] = average.pieces
-        if self.budget is not None:  # what a step did not use is left for the steps before it
-            self.remainder += average.residual
-            self.budget = (self.budget - average.residual.square()).clamp_min(0.0)
+        missed = average.residual
+        if self.budget is not None and missed is not None:
+            # What a step did not use is left for the steps before it.
+            self.remainder += missed
+            self.budget = (self.budget - missed.square()).clamp_min(0.0)
         return average
 
     def batches(self, k: int, before: StepState, model: nn.Module) -> list[Batch]:
@@ -207,7 +210,7 @@ class Walk:
         parts = parts_of(self.run.store.steps[k])
         return [self._batch(k, part, before, model) for part in parts]
 
-    def _batch(self, k: int, part: tuple[list[int], int], before: StepState, model) -> Batch:
+    def _batch(self, k: int, part: tuple[Sequence[int], int], before: StepState, model) -> Batch:
         """One forward pass of step k, in the modes and with the random numbers it had then."""
         run, record = self.run, self.run.store.steps[k]
         set_modes(model, record)

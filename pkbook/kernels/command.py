@@ -66,7 +66,9 @@ def load_weights(model: nn.Module, path: str, cast: bool) -> None:
         raise ValueError(f"--weights {path} do not fit the model: {error}") from error
 
 
-def _prepared(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
+def _prepared(
+    args: argparse.Namespace, device: torch.device
+) -> tuple[nn.Module, Tensor, Tensor | None]:
     """The model in eval mode and both inputs, in the wanted type on the device."""
     if Path(args.out).exists():
         raise ValueError(f"--out {args.out} exists already; remove it, or give another name")
@@ -76,13 +78,12 @@ def _prepared(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module
     model = build_model(args.model, args.seed).to(device=device, dtype=dtype).eval()
     if args.weights:
         load_weights(model, args.weights, dtype is not None)
-    x1, x2 = (
-        None if path is None else load_tensor(path, argument).to(device)
-        for argument, path in (("--x1", args.x1), ("--x2", args.x2))
-    )
-    if dtype is not None:
-        x1, x2 = (x.to(dtype) if x is not None and x.is_floating_point() else x for x in (x1, x2))
-    return model, x1, x2
+
+    def read(path: str, argument: str) -> Tensor:
+        x = load_tensor(path, argument).to(device)
+        return x.to(dtype) if dtype is not None and x.is_floating_point() else x
+
+    return model, read(args.x1, "--x1"), None if args.x2 is None else read(args.x2, "--x2")
 
 
 def write_kernel(path: Path, kernel: Tensor, about: dict[str, str]) -> None:
@@ -106,7 +107,7 @@ def compute(args: argparse.Namespace, device: torch.device) -> None:
     )
 
     def write() -> None:
-        if processes.index == 0:
+        if kernel is not None:  # on rank 0 alone
             about = {"model": args.model, "reduce": args.reduce, "pkbook": __version__}
             about |= {"x1": digest(x1), "x2": digest(x1 if x2 is None else x2)}
             write_kernel(Path(args.out), kernel, about)

@@ -9,10 +9,12 @@ Three ways, chosen by counted multiplications:
 """
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
+from pkbook.basics.parameters import sum_of
 from pkbook.kernels.factors import Dense, Factor, Lookup, Outer, dense
 
 BLOCK_ENTRIES = 2**21  # of per-sample gradients written out at once, on each side
@@ -122,7 +124,9 @@ class Sum:
 
 def cheapest(one: Factor, two: Factor, reduce: str, weighted: bool, symmetric: bool) -> str:
     """``"factors"``, ``"positions"`` or ``"gradients"``, by counted multiplications."""
-    if weighted or type(one) is not type(two) or isinstance(one, Dense):
+    if weighted or type(one) is not type(two):
+        return "gradients"
+    if isinstance(one, Dense) or isinstance(two, Dense):
         return "gradients"
     c, (n1, o, t1), (n2, _, t2) = len(one.g), one.g[0].shape, two.g[0].shape
     i = one.width // o
@@ -151,30 +155,32 @@ def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights
         twin = twin if twin in one and twin in two else None
         alpha = weight if isinstance(weight, float) else 1.0
         row = weight.flatten() if isinstance(weight, Tensor) else None
-        way = cheapest(one[name], two[name], total.reduce, row is not None, total.symmetric)
-        if way == "factors":
+        bias = None if twin is None else weights[twin]
+        left, right = pair = one[name], two[name]
+        way = cheapest(left, right, total.reduce, row is not None, total.symmetric)
+        if way == "factors" and isinstance(left, Outer) and isinstance(right, Outer):
             plus = 0.0
-            if twin is not None and not isinstance(weights[twin], Tensor):
-                plus = 1.0 if weights[twin] is None else weights[twin]
+            if twin is not None and not isinstance(bias, Tensor):
+                plus = 1.0 if bias is None else bias
                 done.add(twin)
-            total.add_factors(one[name], two[name], alpha, plus)
-        elif way == "positions":
-            total.add_positions(one[name], two[name], alpha)
+            total.add_factors(left, right, alpha, plus)
+        elif way == "positions" and not isinstance(left, Dense) and not isinstance(right, Dense):
+            total.add_positions(left, right, alpha)
         else:
-            pair = one[name], two[name]
-            if twin is not None and _joinable(pair, weight, weights[twin]):
+            if twin is not None and _joinable(pair, weight, bias):
                 done.add(twin)
                 left = _with_bias(pair[0])
                 pair = left, left if pair[1] is pair[0] else _with_bias(pair[1])
             _add_gradients(total, *pair, row, alpha)
 
 
-def _joinable(pair: tuple[Factor, Factor], weight, bias) -> bool:
+def _joinable(
+    pair: tuple[Factor, Factor], weight: Tensor | float | None, bias: Tensor | float | None
+) -> TypeGuard[tuple[Outer, Outer]]:
     """Whether a layer's weight and bias can be one matrix: same scalar weight, one position."""
-    scalar = not isinstance(weight, Tensor) and not isinstance(bias, Tensor)
-    return (
-        scalar and weight == bias and all(isinstance(f, Outer) and f.positions == 1 for f in pair)
-    )
+    if isinstance(weight, Tensor) or isinstance(bias, Tensor) or weight != bias:
+        return False
+    return all(isinstance(f, Outer) and f.positions == 1 for f in pair)
 
 
 def _with_bias(factor: Outer) -> Outer:
@@ -223,19 +229,19 @@ def squares(factor: Factor) -> Tensor:
     if isinstance(factor, Dense):
         return factor.rows.square().sum((0, 2))
     if isinstance(factor, Outer) and factor.positions == 1:
-        return factor.a.square().sum((1, 2)) * sum(g.square().sum((1, 2)) for g in factor.g)
+        return factor.a.square().sum((1, 2)) * sum_of(g.square().sum((1, 2)) for g in factor.g)
     c, n, t, (_, o, _) = factor.outputs, factor.samples, factor.positions, factor.g[0].shape
     by_pairs = t * t * (factor.width // o + c * o) <= c * t * factor.width
     step = max(1, BLOCK_ENTRIES // (t * t if by_pairs else factor.width))
     parts = [factor.only(slice(i, i + step)) for i in range(0, n, step)]
     if by_pairs:
         return torch.cat([_squares_by_pairs(part) for part in parts])
-    return torch.cat([sum(g.square().sum((0, 2)) for g in _each(part)) for part in parts])
+    return torch.cat([sum_of(g.square().sum((0, 2)) for g in _each(part)) for part in parts])
 
 
 def _squares_by_pairs(factor: Outer | Lookup) -> Tensor:
     """The sum over pairs of positions of (g . g')(a . a')."""
-    return sum((g.transpose(1, 2) @ g * factor.meet_itself()).sum((1, 2)) for g in factor.g)
+    return sum_of((g.transpose(1, 2) @ g * factor.meet_itself()).sum((1, 2)) for g in factor.g)
 
 
 def _each(factor: Outer | Lookup) -> Iterator[Tensor]:

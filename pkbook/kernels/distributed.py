@@ -5,7 +5,7 @@ are wanted: to all processes, to the first one, or row by row to the process tha
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,62 @@ class Shard(NamedTuple):
     """Their numbers in the whole kernel, int64 ``[r]``."""
     kernel: Tensor
     """The rows themselves, ``[r, n2]``, ``[r, n2, C]`` or ``[r, n2, C, C]``."""
+
+
+class KernelOptions(TypedDict, total=False):
+    """What :func:`distributed_kernel` takes beside its inputs and ``gather``."""
+
+    reduce: str
+    weight: Tree | None
+    parameters1: Tree | None
+    parameters2: Tree | None
+    memory: int | None
+    group: "dist.ProcessGroup | None"
+    timeout: float | None
+
+
+@overload
+def distributed_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    gather: Literal[True] = True,
+    **options: Unpack[KernelOptions],
+) -> Tensor: ...
+
+
+@overload
+def distributed_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    gather: Literal["first"],
+    **options: Unpack[KernelOptions],
+) -> Tensor | None: ...
+
+
+@overload
+def distributed_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    gather: Literal[False],
+    **options: Unpack[KernelOptions],
+) -> Shard: ...
+
+
+@overload
+def distributed_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    gather: bool | str,
+    **options: Unpack[KernelOptions],
+) -> Tensor | Shard | None: ...
 
 
 def distributed_kernel(

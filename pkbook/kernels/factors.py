@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pkbook.basics.parameters import sum_of
+
 
 @dataclass
 class Dense:
@@ -111,8 +113,10 @@ class Outer(_Pulled):
         """Inner products of a sample's activations among each other, ``[n, T, T]``."""
         return self.a @ self.a.transpose(1, 2)
 
-    def meet(self, other: "Outer") -> Tensor:
-        """Inner products of the activations, ``[n1, T1, n2, T2]``."""
+    def meet(self, other: "Outer | Lookup") -> Tensor:
+        """Inner products of the activations, ``[n1, T1, n2, T2]``; ``TypeError`` for a Lookup."""
+        if not isinstance(other, Outer):
+            raise TypeError(f"other must be an Outer, got {type(other).__name__}")
         left, right = self.a.flatten(0, 1), other.a.flatten(0, 1)
         return (left @ right.T).unflatten(1, other.a.shape[:2]).unflatten(0, self.a.shape[:2])
 
@@ -156,8 +160,10 @@ class Lookup(_Pulled):
         same = self.tokens.unsqueeze(1) == self.tokens.unsqueeze(2)
         return (same & (self.tokens >= 0).unsqueeze(1)).to(self.g[0].dtype)
 
-    def meet(self, other: "Lookup") -> Tensor:
-        """One where two tokens are the same, ``[n1, T1, n2, T2]``."""
+    def meet(self, other: "Outer | Lookup") -> Tensor:
+        """One where two tokens are the same, ``[n1, T1, n2, T2]``; ``TypeError`` for an Outer."""
+        if not isinstance(other, Lookup):
+            raise TypeError(f"other must be a Lookup, got {type(other).__name__}")
         same = self.tokens[:, :, None, None] == other.tokens[None, None]
         return (same & (self.tokens >= 0)[:, :, None, None]).to(self.g[0].dtype)
 
@@ -191,7 +197,7 @@ def weighted_sum(factor: Factor, r: Tensor) -> Tensor:
     r = r.to(factor.like)
     if isinstance(factor, Dense):
         return torch.einsum("knp,nk->p", factor.rows, r)
-    g = sum(part * column[:, None, None] for part, column in zip(factor.g, r.T, strict=True))
+    g = sum_of(part * column[:, None, None] for part, column in zip(factor.g, r.T, strict=True))
     if isinstance(factor, Outer):
         return torch.bmm(g, factor.a).sum(0).flatten()
     found = g.new_zeros(factor.size + 1, g.shape[1])  # the last row takes what counts for none
@@ -211,10 +217,11 @@ def merge(factors: list[Factor]) -> Factor:
     """The gradient of a parameter met several times: the sum over the meetings."""
     if len(factors) == 1:
         return factors[0]
-    if all(isinstance(f, Outer) for f in factors):  # more meetings are more positions
-        pulls = zip(*(f.g for f in factors), strict=True)
-        return Outer(torch.cat([f.a for f in factors], 1), [torch.cat(g, 2) for g in pulls])
-    return Dense(sum(dense(f).rows for f in factors))
+    outer = [f for f in factors if isinstance(f, Outer)]
+    if len(outer) == len(factors):  # more meetings are more positions
+        pulls = zip(*(f.g for f in outer), strict=True)
+        return Outer(torch.cat([f.a for f in outer], 1), [torch.cat(g, 2) for g in pulls])
+    return Dense(sum_of(dense(f).rows for f in factors))
 
 
 @dataclass(frozen=True)

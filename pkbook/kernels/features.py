@@ -18,19 +18,18 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pkbook.basics.parameters import Tree
+from pkbook.basics.parameters import Tree, sum_of
 from pkbook.kernels.inputs import checked, evaluate, selection
 from pkbook.kernels.passes import Forward, calling, watched
 
 
 def inner(features: Tree, vector: Tree) -> Tensor:
     r"""Features ``[..., *shape]`` times a vector ``[*shape]``: :math:`\langle\varphi,v\rangle`."""
-    total = None
+    parts = []
     for name, v in vector.items():
         part = features[name].flatten(-v.ndim) if v.ndim else features[name].unsqueeze(-1)
-        part = part @ v.flatten() if v.ndim else part @ v.reshape(1)
-        total = part if total is None else total + part
-    return total
+        parts.append(part @ v.flatten() if v.ndim else part @ v.reshape(1))
+    return sum_of(parts)
 
 
 def features(
@@ -54,7 +53,7 @@ def features(
         return f if index is None else f.gather(0, (index % len(f)).reshape(1))
 
     def rows(xi: Tensor, index: Tensor | None) -> Tree:
-        f, back = vjp(lambda p: one(p, xi, index), moving)
+        f, back = vjp(lambda p: one(p, xi, index), moving)[:2]
         # Output by output: a second vmap inside this one mixes up dimensions in some rules (PReLU).
         eye = torch.eye(f.shape[0], dtype=f.dtype, device=f.device)
         pulled = [back(seed)[0] for seed in eye]

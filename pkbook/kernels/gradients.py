@@ -43,20 +43,22 @@ def query_side(
     ``parameters`` are those that are differentiated; the model's others stay as they are.
     ``made`` is a plan, or None for a model that has none.
     """
-
-    def seeds(f: Tensor) -> list[Tensor]:
-        return [torch.zeros_like(f).scatter_(1, (chosen % f.shape[1])[:, None], 1.0)]
-
+    seeds = None if chosen is None else lambda f: [_one_output(f, chosen)]
     found = None
     if made and not made.looked and made.covered:
         try:
-            found = side(calling(model, x), parameters, made, None if chosen is None else seeds)
+            found = side(calling(model, x), parameters, made, seeds)
         except PathChanged:
             found = None
     settled = frozenset() if found is None else found.settled
     rest = _sample_by_sample(model, x, parameters, settled, chosen)
     _require_agreement(found, rest)
     return rest if found is None else found.side | rest
+
+
+def _one_output(f: Tensor, chosen: Tensor) -> Tensor:
+    """The weights ``[n, C]`` that pick one output of each sample."""
+    return torch.zeros_like(f).scatter_(1, (chosen % f.shape[1])[:, None], 1.0)
 
 
 def _sample_by_sample(
@@ -75,8 +77,11 @@ def _by_output(g: Tensor) -> Tensor:
 
 
 def _require_agreement(found: Found | None, rest: Side) -> None:
-    for name, factor in rest.items() if found and found.guard else ():
-        if found.guard.refutes(name, factor):
+    guard = None if found is None else found.guard
+    if guard is None:
+        return
+    for name, factor in rest.items():
+        if guard.refutes(name, factor):
             raise ValueError(
                 f"the gradient of {name!r} for a batch is not the sum of those of its samples "
                 "alone, so the model's backward pass mixes samples and the kernel between two "

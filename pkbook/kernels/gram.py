@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_choice, require_whole
-from pkbook.basics.parameters import Tree
+from pkbook.basics.parameters import Tree, sum_of
 from pkbook.kernels.contraction import Sum, contract, squares, write_out
 from pkbook.kernels.factors import Factor
 from pkbook.kernels.gradients import batch_side
@@ -16,6 +16,8 @@ from pkbook.kernels.inputs import checked, require_finite_layers, require_fit
 from pkbook.kernels.plan import Plan, plan
 from pkbook.kernels.side import Side
 
+Weight = dict[str, Tensor] | dict[str, float]
+"""A diagonal weight: a number for each parameter, or one for each of its entries."""
 REDUCTIONS = ("trace", "full", "diagonal")
 SLICE = 2**28  # bytes; buffers of this size are used again, larger ones are fresh pages each time
 
@@ -26,7 +28,7 @@ def gram(
     x2: Tensor | None = None,
     *,
     reduce: str = "trace",
-    weight: Tree | None = None,
+    weight: Weight | None = None,
     parameters1: Tree | None = None,
     parameters2: Tree | None = None,
     memory: int | None = None,
@@ -61,7 +63,7 @@ def gram_by_group(
     *,
     group: Callable[[str], str],
     reduce: str = "trace",
-    weight: Tree | None = None,
+    weight: Weight | None = None,
     parameters1: Tree | None = None,
     parameters2: Tree | None = None,
     memory: int | None = None,
@@ -86,7 +88,7 @@ def squared_lengths(
         while True:
             try:
                 sides = (end.side(i) for i in some)
-                found = torch.cat([sum(map(squares, side.values())) for side in sides])
+                found = torch.cat([sum_of(map(squares, side.values())) for side in sides])
                 break
             except _MoreWrittenOut:
                 some = end.slices(_budget(memory, x.device))
@@ -145,7 +147,7 @@ def _planned(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> Plan:
         raise
 
 
-def _weights(weight: Tree | None, parameters: Tree) -> dict[str, Tensor | float | None]:
+def _weights(weight: Weight | None, parameters: Tree) -> dict[str, Tensor | float | None]:
     """The diagonal weight by name; a number where it is the same for a whole parameter."""
     if weight is None:
         return dict.fromkeys(parameters)
@@ -280,7 +282,7 @@ def _symmetric(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
     slices = end.slices(memory)
     if len(slices) == 1:
         side = end.side(slices[0])
-        return kind.products(side, side, ends, (len(end.x),) * 2, same=True)
+        return kind.products(side, side, ends, (len(end.x), len(end.x)), same=True)
     outs = kind.empty(ends)
     for a, i in enumerate(slices):
         left = end.side(i)

@@ -71,7 +71,7 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
             other |= {pair.weight, pair.bias}
     met = {name for use in both.uses for name in (use.weight, use.bias)}
     looked = first.looked or both.looked
-    covered = frozenset(met - other - {None}) if same else frozenset()
+    covered = frozenset(name for name in met - other if name is not None and same)
     return Plan(
         layouts,
         signature(both),
@@ -110,6 +110,8 @@ def _twins(uses: list[Use], covered: frozenset[str]) -> dict[str, str]:
         use.weight: use.bias
         for use in uses
         if isinstance(use.layer, Linear)
+        and use.weight is not None
+        and use.bias is not None
         and {use.weight, use.bias} <= covered
         and count[use.weight] == count[use.bias] == 1
     }
@@ -123,7 +125,7 @@ def _largest_term(uses: list[Use], parameters: Tree) -> float:
 
     found = [0.0]
     for use in uses:
-        weight, bias = (parameters.get(name) for name in (use.weight, use.bias))
+        weight, bias = (parameters.get(name) if name else None for name in (use.weight, use.bias))
         size_in = size(use.inputs) if use.inputs.is_floating_point() else 1.0
         found += [size_in * size(weight), size(bias)]
     return max(found)

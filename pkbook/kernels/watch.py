@@ -11,6 +11,7 @@ after the layer changes the tensor, never the edge.
 
 from collections.abc import Callable
 from types import FunctionType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,7 @@ class Watch(TorchFunctionMode):
             self.uses.append(use)
         return out
 
-    def _followed(self, func: Callable, args: tuple, kwargs: dict) -> object:
+    def _followed(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         out = func(*args, **kwargs)
         if self.rows is not None:
             self.rows.see(func, args, kwargs, out)

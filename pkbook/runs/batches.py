@@ -40,11 +40,10 @@ def micro_batches(batch: object, x: Tensor) -> list[Tensor]:
             f"batch must be a one-dimensional tensor or list of sample numbers, "
             f"got {type(batch).__name__}; write {made}(batch)"
         )
-    nested = isinstance(batch, list | tuple) and any(_is_batch(b) for b in batch)
-    if not nested:
-        return [sample_numbers(batch, len(x))]
-    _refuse_data(batch, x)
-    return [sample_numbers(b, len(x)) for b in batch]
+    if isinstance(batch, list | tuple) and any(_is_batch(b) for b in batch):
+        _refuse_data(batch, x)
+        return [sample_numbers(b, len(x)) for b in batch]
+    return [sample_numbers(batch, len(x))]
 
 
 def _is_batch(entry: object) -> bool:

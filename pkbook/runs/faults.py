@@ -204,12 +204,12 @@ def _told(k: int, loss: float, then: float, found: Difference | None) -> str:
 
 def _random_states(device: torch.device) -> dict[str, object]:
     """The global generators' states, as values that can be compared."""
-    _, numbers, *rest = np.random.get_state()  # noqa: NPY002 - the global one is meant
+    numbers = np.random.get_state()  # noqa: NPY002 - the global one is meant
     states = [torch.default_generator.get_state().numpy().tobytes()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
     return {
-        "numpy": (numbers.tobytes(), *rest),
+        "numpy": [n.tobytes() if isinstance(n, np.ndarray) else n for n in numbers],
         "random": random.getstate(),
         "torch": states,
     }
@@ -255,7 +255,7 @@ def _require_rule(
     """Compare what a registered rule says of a step with what the optimizer did in it."""
     key = rule_of(optimizer).memory
     for name, p in model.named_parameters():
-        if name not in state.coefficients:
+        if name not in state.coefficients or p.grad is None:
             continue
         c, theta = state.coefficients[name], state.parameters[name]
         entering = c.entering(p.grad, theta)

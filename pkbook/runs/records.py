@@ -54,9 +54,11 @@ class Store(Protocol):
 
     def load(self, k: int) -> dict[str, Tensor]:
         """The checkpoint before step ``k``; the tensors are not to be changed."""
+        ...
 
     def saved(self) -> list[int]:
         """The steps of which there is a checkpoint, in order."""
+        ...
 
     def close(self) -> None:
         """Keep nothing more; what is kept can still be read."""

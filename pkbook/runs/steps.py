@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from pkbook.basics.checks import batch_loss, require_finite
-from pkbook.basics.parameters import Tree
+from pkbook.basics.parameters import Tree, sum_of
 from pkbook.basics.randomness import seeded
 from pkbook.runs.optimizers import (
     Number,
@@ -90,7 +90,7 @@ def gradients(
     """
     optimizer.zero_grad()
     parts = parts_of(record)
-    total = 0.0
+    values = []
     for part in parts:
         with torch.enable_grad():  # also where the reader's code has switched gradients off
             outputs, targets = run_part(problem, part, model)
@@ -101,15 +101,17 @@ def gradients(
                 f"step {k} is kept: lower the learning rate or look at samples {part[0][:8]}"
             )
         value.backward()
-        total = total + value.detach()
+        values.append(value.detach())
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    named = model.named_parameters()
-    own = {name: p for name, p in named if id(p) in held and p.grad is not None}
-    for name, p in own.items():
+    own: Tree = {}
+    for name, p in model.named_parameters():
+        if id(p) not in held or p.grad is None:
+            continue
         if p.grad.layout != torch.strided:
             _require_dense(name, optimizer, problem)
         require_finite(p.grad, f"the gradient of {name!r} at step {k}")
-    return total, _clip(problem, own)
+        own[name] = p
+    return sum_of(values), _clip(problem, own)
 
 
 def _require_dense(name: str, optimizer: torch.optim.Optimizer, problem: Problem) -> None:
@@ -125,14 +127,15 @@ def _require_dense(name: str, optimizer: torch.optim.Optimizer, problem: Problem
         )
 
 
-def _clip(problem: Problem, own: dict[str, Tensor]) -> dict[str, Number]:
+def _clip(problem: Problem, own: Tree) -> dict[str, Number]:
     if problem.clip_norm is not None:
         norm = clip_grad_norm_(own.values(), problem.clip_norm)
         return dict.fromkeys(own, min(1.0, problem.clip_norm / (norm.item() + 1e-6)))
     if problem.clip_value is not None:
-        before = {name: p.grad.clone() for name, p in own.items()}
-        clip_grad_value_(own.values(), problem.clip_value)
-        return {name: torch.where(g == 0, 1.0, own[name].grad / g) for name, g in before.items()}
+        now = {name: p.grad for name, p in own.items() if p.grad is not None}
+        before = {name: g.clone() for name, g in now.items()}
+        clip_grad_value_(own.values(), problem.clip_value)  # in place
+        return {name: torch.where(g == 0, 1.0, now[name] / g) for name, g in before.items()}
     return {}
 
 

@@ -56,7 +56,8 @@ class FolderStore:
             with suppress(OSError):
                 store.close()
             if isinstance(error, OSError):
-                cause = error.__cause__ if isinstance(error, StorageError) else error
+                told = error.__cause__ if isinstance(error, StorageError) else error
+                cause = told if isinstance(told, OSError) else error
                 raise store._failed("the beginning of the run", cause) from cause
             raise
         return store
