@@ -153,7 +153,8 @@ def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
     def mean(values: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.bincount(place, values[apart].double(), minlength=2 * BINS + 2)
         means = (sums / torch.bincount(place, minlength=2 * BINS + 2)).float()
-        return means.reshape(-1, 2)[:BINS].unbind(1)
+        cross, same = means.reshape(-1, 2)[:BINS].unbind(1)
+        return cross, same
 
     (cross, same), (_, above), (below, _) = map(mean, (kernel, kernel > ALIKE, kernel < APART))
     return torch.stack([same, cross, above, below])
@@ -225,16 +226,25 @@ def run(
     def every(key: str) -> Tensor:
         return torch.stack([one[key] for one in found])
 
+    share, loss, accuracy = every("scalars").unbind(3)
+    level_epoch, level_share = every("level").unbind(2)
+    same, cross, alike, apart = every("pairs").unbind(3)
     return Result(
         config,
-        *every("scalars").unbind(3),
-        *every("level").unbind(2),
+        share,
+        loss,
+        accuracy,
+        level_epoch,
+        level_share,
         every("between"),
-        *every("pairs").unbind(3),
-        found[0]["x"],
-        found[0]["y"],
-        every("kernel"),
-        every("outputs"),
+        same,
+        cross,
+        alike,
+        apart,
+        x=found[0]["x"],
+        y=found[0]["y"],
+        kernels=every("kernel"),
+        outputs=every("outputs"),
     )
 
 

@@ -147,9 +147,10 @@ def start(config: Config) -> Start:
 def inputs(config: Config) -> tuple[Tensor, Tensor]:
     """Training and test inputs ``[N]`` and ``[M]``: midpoints of equal parts."""
     parts = ((config.samples, EDGE), (config.tests, config.reach))
-    return tuple(
+    x, other = (
         LEFT + (end - LEFT) * (torch.arange(n, dtype=torch.float64) + 0.5) / n for n, end in parts
     )
+    return x, other
 
 
 def wanted(config: Config, x: Tensor) -> Tensor:

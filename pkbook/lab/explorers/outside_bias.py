@@ -157,7 +157,7 @@ def outside_bias() -> Explorer:
     return Explorer(
         {
             "place": Control("last threshold", PLACES, initial=1.2),
-            "trained": Control("trained", tuple(SAID), formatter=SAID.get),
+            "trained": Control("trained", tuple(SAID), formatter=SAID.__getitem__),
         },
         draw=lambda **values: draw(study(**values)),
         alt=lambda **values: words(study(**values)),

@@ -82,7 +82,7 @@ def draw_ranks(result: Result) -> Figure:
             values = result.ranks[p, :, :, r].double()
             look = plots.PALETTE[r], line, marker
             plots.band(ax, result.config.moments, values, *look, label=name, middle="median")
-        low, high = result.ranks.min().item(), result.ranks.max().item()
+        low, high = int(result.ranks.min()), int(result.ranks.max())
         ax.set(ylabel="rank", yticks=range(low, high + 1), ylim=(low - 0.3, high + 0.3))
         _logarithmic(ax, result.config)
     panels[-1].set_xlabel("step")
