@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 import pkbook as pk
 from pkbook.lab.experiments import neighbours, optimizers
+from pkbook.lab.experiments.figures import optimizers as figures
 
 TINY = optimizers.Config(
     widths=(8,), samples=40, neighbours=7, batch=10, epochs=(0, 1, 3), loss=0.525, seeds=(0, 5)
@@ -180,10 +181,10 @@ def test_full_is_larger_than_quick():
 
 def test_draws_its_three_figures(tiny):
     for figure in (
-        optimizers.draw_regions(tiny),
-        optimizers.draw_curves(tiny),
-        optimizers.draw_distance(tiny),
-        optimizers.draw_distance(tiny, epoch=1),
+        figures.draw_regions(tiny),
+        figures.draw_curves(tiny),
+        figures.draw_distance(tiny),
+        figures.draw_distance(tiny, epoch=1),
     ):
         assert isinstance(figure, Figure)
         assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 import pkbook as pk
 from pkbook.function_space.diagnostics import rank_gap as package_gap
 from pkbook.lab.experiments import rank_gap
+from pkbook.lab.experiments.figures import rank_gap as figures
 from pkbook.lab.experiments.machinery import claims
 from pkbook.lab.experiments.parts import relu_line
 
@@ -257,9 +258,9 @@ def test_full_is_larger_than_quick():
 
 
 def test_draws_its_figures(tiny):
-    drawn = rank_gap.figures(tiny)
+    drawn = figures.figures(tiny)
     assert set(drawn) == {"thresholds", "fits", "ranks", "losses", "regimes"}
-    drawn["sweep"] = rank_gap.draw_sweep([tiny, rank_gap.run(replace(TINY, units=3))])
+    drawn["sweep"] = figures.draw_sweep([tiny, rank_gap.run(replace(TINY, units=3))])
     for figure in drawn.values():
         assert isinstance(figure, Figure)
         assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
@@ -267,7 +268,7 @@ def test_draws_its_figures(tiny):
 
 def test_the_sweep_drawing_shows_shares_by_setting(tiny):
     other = rank_gap.run(replace(TINY, units=3, target="sine"))
-    (ax,) = rank_gap.draw_sweep([tiny, other]).axes
+    (ax,) = figures.draw_sweep([tiny, other]).axes
     dots = {tuple(v) for line in ax.lines[:-1] for v in line.get_xydata().tolist()}
     shares = [100 * (r.ratio > 1).double().mean().item() for r in (tiny, other)]
     lifts = 0.11, -0.11  # the network with three units comes first in a row

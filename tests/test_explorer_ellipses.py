@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,6 @@ def test_words_state_the_areas(result, ratio, shape, way):
 
 
 def test_one_ratio_is_no_slider(result):
-    config = separability.replace(TINY, ratios=(2.0,))
+    config = replace(TINY, ratios=(2.0,))
     with pytest.raises(ValueError, match="values: expected at least two"):
         ellipses(separability.Result(config, result.outcomes))

@@ -68,7 +68,7 @@ def watching(model: nn.Module, buffers: Tree, n: int, earlier: list[Updates]) ->
 
 
 def _hook(name: str, before: int, n: int, found: Updates) -> Callable:
-    def hook(module: nn.Module, arguments: tuple) -> None:
+    def hook(module: nn.modules.batchnorm._BatchNorm, arguments: tuple) -> None:
         h = arguments[0].detach().double()
         calls = found.setdefault(name, [])
         m = module.momentum

@@ -46,7 +46,8 @@ COMPOSITES = {F.multi_head_attention_forward: _opened(F.multi_head_attention_for
 
 def _transformed() -> bool:
     """Whether a transform of ``torch.func`` is at work, whose tensors mean nothing outside it."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    stack = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]  # not in the stubs
+    return stack.peek_interpreter_stack() is not None
 
 
 class Watch(TorchFunctionMode):

@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
+from typing import Any
 
 import torch
 
@@ -206,7 +207,7 @@ def _kept(numbers: list[float]) -> list[float]:
     return [min(numbers), sum(numbers) / len(numbers), max(numbers)]
 
 
-def _numbers(says: str, value: object) -> tuple[list[float], bool, bool]:
+def _numbers(says: str, value: Any) -> tuple[list[float], bool, bool]:
     """``(numbers, fitted, logical)`` of a claim's value."""
     if hasattr(value, "low") and hasattr(value, "high"):
         middle = value.value if hasattr(value, "value") else value.mean

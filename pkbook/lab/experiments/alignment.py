@@ -50,7 +50,7 @@ def small_cnn(seed: int) -> nn.Sequential:
     """Two convolutions with stride 2 (8 and 16 channels) and a hidden layer of 32 units."""
     cpu = torch.device("cpu")
     with seeded(seed, cpu), cpu:
-        layers = OrderedDict(
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv1=nn.Conv2d(1, 8, 5, stride=2, padding=2),
             act1=nn.ReLU(),
             conv2=nn.Conv2d(8, 16, 3, stride=2, padding=1),

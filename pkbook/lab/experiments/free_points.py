@@ -79,7 +79,7 @@ def free(seed: int, rate: float, config: Config) -> Course:
     optimizer = torch.optim.Adam([x], rate, betas=(COLLAPSING.momentum, 0.999))
     places = [x.detach().clone()]
     for step in range(config.steps):
-        x.grad = adversary(None, None, x.detach(), step)[0] / len(x)
+        x.grad = adversary(start, z, x.detach(), step)[0] / len(x)
         optimizer.step()
         places.append(x.detach().clone())
     return Course(torch.stack(places), ring)

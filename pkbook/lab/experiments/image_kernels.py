@@ -9,7 +9,7 @@ classes. The same is asked of each layer's own part of the kernel.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -178,10 +178,12 @@ def samples(config: Config, task: Task, seed: int) -> tuple[data.Samples, data.S
     train = source("train", per_class=task.per_class, generator=generator)
     held = source("test", per_class=HELD_OUT, generator=generator)
     std, mean = torch.std_mean(train.x) if config.standardised else (1.0, 0.0)
-    return tuple(
-        data.Samples(((x - mean) / std).to(memory_format=torch.channels_last), y)
-        for x, y in (train, held)
-    )
+
+    def ready(side: data.Samples) -> data.Samples:
+        x = ((side.x - mean) / std).to(memory_format=torch.channels_last)
+        return data.Samples(x, side.y)
+
+    return ready(train), ready(held)
 
 
 def shown(images: data.Samples, count: int) -> data.Samples:
@@ -233,7 +235,7 @@ def _one(config: Config, task: Task, seed: int, device, **how) -> dict:
     sides = [data.Samples(*(t.to(device) for t in side)) for side in samples(config, task, seed)]
     probes = [shown(side, config.shown) for side in sides]
     model = network(config, task, seed).to(device)
-    found = {"seen": [], "accuracy": [], "loss": []}
+    found: dict[str, Any] = {"seen": [], "accuracy": [], "loss": []}
     for _ in train(config, model, sides[0], task.epochs, seed, **how):
         found["seen"].append([look(model, *probe) for probe in probes])
         with torch.no_grad():

@@ -6,6 +6,7 @@ take its nearest others under the normalised kernel, and ask how many of them tw
 Two runs of one optimizer, from two starts or with two orders of batches, are the control.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -193,7 +194,7 @@ def train(config: Config, one: Run, model: nn.Module, images: data.Samples) -> t
     """Train until the loss is reached; the epoch and the loss. FloatingPointError if it is not."""
     optimizer = OPTIMIZERS[one.optimizer](model.parameters())
     seed, loss = one.start + ORDERS * (one.order + 1), losses.cross_entropy
-    epochs, batch = range(config.most + 1), config.batch
+    epochs, batch, reached = range(config.most + 1), config.batch, math.inf
     for epoch in fit(model, loss, optimizer, images, epochs=epochs, batch=batch, seed=seed):
         with torch.no_grad():
             reached = loss(model(images.x), images.y).mean().item()

@@ -231,10 +231,12 @@ def train(config: Config, model: nn.Module, samples: data.Samples, seed: int, **
     """Train `model` in place with Adam on the cross entropy; yields each of `config.epochs`."""
     optimizer = torch.optim.Adam(model.parameters(), lr=config.rate)
     settings = {"epochs": config.epochs, "batch": config.batch, "seed": seed}
-    return fit(model, losses.cross_entropy, optimizer, tuple(samples), **settings, **how)
+    return fit(model, losses.cross_entropy, optimizer, samples, **settings, **how)
 
 
-def follow(config: Config, architecture: str, seed: int, device="cpu", **how) -> tuple[Tensor, ...]:
+def follow(
+    config: Config, architecture: str, seed: int, device: torch.device | str = "cpu", **how
+) -> tuple[Tensor, ...]:
     """One network at all looks: similarity ``[E, 2, D, n]``, others, accuracy ``[E, D]``."""
     samples, held, copies = queries(config, seed)
     samples = data.Samples(samples.x.to(device), samples.y.to(device))

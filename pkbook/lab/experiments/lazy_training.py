@@ -151,8 +151,8 @@ def network(width: int, signs: str, seed: int, scale: float = 1.0) -> nn.Sequent
     net = ntk_mlp(1, width, 1, scale=scale, seed=seed).double()
     if signs == "one":
         with torch.no_grad():
-            net.fc1.bias.abs_()
-            net.fc2.weight.abs_()
+            net.get_parameter("fc1.bias").abs_()
+            net.get_parameter("fc2.weight").abs_()
     return net
 
 

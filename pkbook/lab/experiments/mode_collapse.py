@@ -194,11 +194,11 @@ class Watched:
     adversary: Learned
     asked: Tensor
     places: list[Tensor] = field(default_factory=list, init=False)
+    parts: tuple[str, ...] = field(init=False)
+    """As the adversary names them."""
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """As the adversary names them."""
-        return self.adversary.parts
+    def __post_init__(self) -> None:
+        self.parts = self.adversary.parts
 
     @torch.no_grad()
     def note(self, generator: nn.Module) -> None:

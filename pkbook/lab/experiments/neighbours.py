@@ -124,7 +124,7 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train once for each seed, and count neighbours of the same label as training goes on."""
-    rows, euclidean, kernels, outputs = [], [], [], []
+    rows, euclidean, kernels, outputs, drawn = [], [], [], [], {}
     for seed in config.seeds:
         points = torch.Generator().manual_seed(seed)
         x, y = (t.to(device) for t in data.ring_and_disk(config.samples, generator=points))
@@ -138,12 +138,12 @@ def run(
             share = homogeneity(kernel, y, config.neighbours).mean()
             rows.append([share, *accuracy_and_push(config, model, x, y)])
             if seed == config.seeds[0]:
-                first = (x.cpu(), y.cpu())
+                drawn = {"x": x.cpu(), "y": y.cpu()}
                 kernels.append(kernel.cpu())
                 outputs.append(_over_the_plane(model).cpu())
     share, accuracy, push = torch.tensor(rows).reshape(len(config.seeds), -1, 3).unbind(2)
-    pictures = (*first, torch.stack(kernels), torch.stack(outputs))
-    return Result(config, torch.stack(euclidean), share, accuracy, push, *pictures)
+    drawn |= {"kernels": torch.stack(kernels), "outputs": torch.stack(outputs)}
+    return Result(config, torch.stack(euclidean), share, accuracy, push, **drawn)
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:

@@ -262,10 +262,10 @@ def draw_map(result: Result) -> Figure:
     top = max(part.max() for part in shares.values())
     size = (0, result.config.levels)
     for ax, (embedding, part) in zip(axes, shares.items(), strict=True):
-        drawn = ax.imshow(part.numpy(), origin="lower", extent=size * 2, vmin=0, vmax=top)
+        ax.imshow(part.numpy(), origin="lower", extent=size * 2, vmin=0, vmax=top)
         ax.set(title=f"embedding: {NAMES[embedding]}", xlabel=r"training level $\tau'$")
     axes[0].set_ylabel(r"level of the query, $\tau$")
-    fig.colorbar(drawn, ax=axes, label="share of the row, %", shrink=0.85)
+    fig.colorbar(axes[-1].images[0], ax=axes, label="share of the row, %", shrink=0.85)
     return fig
 
 

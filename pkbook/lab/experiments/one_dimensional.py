@@ -108,7 +108,9 @@ def run(
     loss = torch.stack([f["loss"] for f in found]).reshape(-1, count).T
     distance = (x[1] - x[0]) * torch.arange(1, after.shape[-1] + 1)
     fits, kernels = (torch.stack([f[k] for f in found[:count]]) for k in ("fit", "kernel"))
-    sides = (*after.unbind(2), *torch.stack(starts).unbind(1))
+    across, inside = after.unbind(2)
+    across_start, inside_start = torch.stack(starts).unbind(1)
+    sides = across, inside, across_start, inside_start
     return Result(config, distance, *sides, loss, x, targets, fits, kernels)
 
 

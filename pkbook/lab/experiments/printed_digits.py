@@ -119,7 +119,7 @@ def train(config: Config, model: nn.Module, samples: data.Samples, seed: int, **
     optimizer = torch.optim.Adam(model.parameters(), lr=config.rate)
     loss, batch = losses.cross_entropy, config.batch
     settings = {"epochs": config.epochs, "batch": batch, "seed": seed}
-    return fit(model, loss, optimizer, tuple(samples), **settings, **how)
+    return fit(model, loss, optimizer, samples, **settings, **how)
 
 
 def class_means(kernel: Tensor, y: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train once for each seed; read print and compute kernels as training goes on."""
-    rows, sized, networks, kernels = [], [], [], []
+    rows, sized, networks, kernels, drawn = [], [], [], [], {}
     prints = [_to(printed(config, size), device) for size in config.sizes]
     held_out = _to(data.mnist("test", per_class=config.held_out), device)
     for seed in config.seeds:
@@ -167,11 +167,23 @@ def run(
         sized.append(_sized(config, model, asked, prints))
         networks.append({name: p.detach().cpu() for name, p in model.state_dict().items()})
         if seed == config.seeds[0]:
-            first = asked.x.cpu(), asked.y.cpu()
+            drawn = {"x": asked.x.cpu(), "y": asked.y.cpu()}
     shape = (len(config.seeds), len(config.epochs))
-    found = (torch.stack(column).cpu().unflatten(0, shape) for column in zip(*rows, strict=True))
-    by_size = (torch.stack(column).cpu() for column in zip(*sized, strict=True))
-    return Result(config, *found, *by_size, tuple(networks), *first, torch.stack(kernels))
+    handwriting, accuracy, means = (
+        torch.stack(column).cpu().unflatten(0, shape) for column in zip(*rows, strict=True)
+    )
+    by_size = [torch.stack(column).cpu() for column in zip(*sized, strict=True)]
+    drawn |= {"kernels": torch.stack(kernels)}
+    return Result(
+        config,
+        handwriting,
+        accuracy,
+        means,
+        sized_accuracy=by_size[0],
+        sized_means=by_size[1],
+        networks=tuple(networks),
+        **drawn,
+    )
 
 
 def _to(samples: data.Samples, device: torch.device | str) -> data.Samples:

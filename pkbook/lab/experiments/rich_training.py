@@ -78,7 +78,8 @@ def inputs(config: Config) -> tuple[Tensor, Tensor]:
         torch.randn(size, generator=torch.Generator().manual_seed(apart + seed))
         for seed in config.seeds
     ]
-    return torch.stack(drawn).split([config.samples, config.tests], 1)
+    x, fresh = torch.stack(drawn).split([config.samples, config.tests], 1)
+    return x, fresh
 
 
 def follow(config: Config, name: str, scale: float) -> Tensor:
@@ -92,7 +93,8 @@ def follow(config: Config, name: str, scale: float) -> Tensor:
 
     first, rows = predict(), []
     for residual in descend(nets, x, y, config.rate / scale**2, config.stops):
-        weights = torch.stack([net.fc1.weight.detach() for net in nets]).square().sum(1)
+        first_layers = torch.stack([net.get_parameter("fc1.weight").detach() for net in nets])
+        weights = first_layers.square().sum(1)
         test = error(predict() - first, truth)
         rows.append(torch.stack([test, error(residual + y, y), weights[:, 0] / weights.sum(1)]))
     return torch.stack(rows, 2)
@@ -122,7 +124,8 @@ def run(config: Config) -> Result:
         torch.stack([follow(config, name, scale) for scale in config.scales], 1) for name in TARGETS
     ], 1)  # fmt: skip
     lazy = torch.stack([follow_lazy(config, name) for name in TARGETS])
-    return Result(config, *found, lazy[..., :-1], lazy[..., -1])
+    test, train, share = found
+    return Result(config, test, train, share, lazy[..., :-1], lazy[..., -1])
 
 
 @plots.style()

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pkbook.interpolation import Interpolation
+from pkbook.interpolation.options import Rule
 from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
@@ -25,7 +26,11 @@ from pkbook.lab.experiments.machinery.settings import Settings, several
 from pkbook.lab.plots import figure, style
 from pkbook.problems import data, losses, models
 
-RULES = {"Riemann": ("riemann", 1), "Gauss 1": ("gauss", 1), "Gauss 2": ("gauss", 2)}
+RULES: dict[str, tuple[Rule, int]] = {
+    "Riemann": ("riemann", 1),
+    "Gauss 1": ("gauss", 1),
+    "Gauss 2": ("gauss", 2),
+}
 ORDERS = {"Riemann": 1, "Gauss 1": 2, "Gauss 2": 4}
 ROUNDING = 1e-14
 """A relative gap below this is float64's, not the rule's."""
@@ -116,7 +121,7 @@ def train(
         net, size = models.mnist_cnn(seed=0), config.digits // 2
     net = net.to(dtype)
     descent = torch.optim.SGD(net.parameters(), lr=rate)
-    recorded = Trajectory(net, loss, descent, tuple(samples), every=20)
+    recorded = Trajectory(net, loss, descent, (samples.x, samples.y), every=20)
     for batch in batches(len(samples.x), size=size, steps=steps):
         recorded.step(batch)
     return recorded
@@ -183,21 +188,26 @@ def _orders(config: Config) -> tuple[dict, dict]:
 
 def _of_seed_0(measured: Result) -> tuple[float, float, float]:
     """T1's numbers from the start that all of ``measured`` has."""
-    gaps = (measured.completeness[NETWORKS[0], dtype] for dtype in ("float64", "float32"))
-    return *gaps, measured.slope(NETWORKS[0], "Riemann")
+    network, gaps = NETWORKS[0], measured.completeness
+    return (
+        gaps[network, "float64"],
+        gaps[network, "float32"],
+        measured.slope(network, "Riemann"),
+    )
 
 
 def _numbers(config: Config, seed: int) -> tuple[float, float, float]:
     """T1's numbers from one start of the tanh MLP."""
     network = NETWORKS[0]
     rate, steps = pace(config, network)
-    gaps = []
-    for dtype in (torch.float64, torch.float32):
+
+    def gap(dtype: torch.dtype) -> float:
         recorded = train(config, network, rate, steps, dtype, seed)
         told = recorded.interpolate(queries(network, dtype), outputs=0, nodes=3)
-        gaps.append(told.completeness.max().item())
+        return told.completeness.max().item()
+
     left = [relative_gap(config, network, "Riemann", r, seed) for r in config.rates]
-    return *gaps, slope(config.rates, left)
+    return gap(torch.float64), gap(torch.float32), slope(config.rates, left)
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:

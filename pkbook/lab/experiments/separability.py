@@ -244,10 +244,10 @@ def run(
             name = f"axes{a:g}x{b:g}-n{n}-seed{seed}"
             path, keep = (None, None) if folder is None else (folder / name, folder / name)
             found.append(remembered(path, partial(measure, config, case, seed, device, keep)))
-        numbers = torch.stack([one["numbers"] for one in found]).unbind(1)
+        accuracy, area, training, vectors = torch.stack([f["numbers"] for f in found]).unbind(1)
         curves = torch.stack([one["turned"] for one in found])
-        pictures = (found[0][key] for key in ("values", "x", "y"))
-        outcomes[case] = Outcome(*numbers, curves, *pictures)
+        pictures = {key: found[0][key] for key in ("values", "x", "y")}
+        outcomes[case] = Outcome(accuracy, area, training, vectors, curves, **pictures)
     return Result(config, outcomes)
 
 

@@ -131,18 +131,22 @@ def run(
     for split, seed in tqdm(runs, disable=not progress, desc="networks"):
         x, y = held_out(config, seed)
         keep = None if folder is None else folder / f"{split}-seed{seed}"
-        found = []
-        for model in train(config, split, seed, device, keep=keep):
-            kernel = normalised_kernel(model, x.to(device)).cpu()
-            found.append(measure(config, kernel, split, y))
-            if len(kept) < 2:
-                kept.append(kernel)
+        looks = [
+            (model, normalised_kernel(model, x.to(device)).cpu())
+            for model in train(config, split, seed, device, keep=keep)
+        ]
+        kept = kept or [kernel for _, kernel in looks]
+        found = torch.stack([measure(config, kernel, split, y) for _, kernel in looks])
+        right = _accuracy(config, looks[-1][0], split, x, y)
         flat = functional.normalize(x.flatten(1), dim=1)
         pixels = measure(config, flat @ flat.T, split, y)[0]
-        rows.append((*torch.stack(found).unbind(1), pixels, _accuracy(config, model, split, x, y)))
+        rows.append((*found.unbind(1), pixels, right))
     shape = len(config.splits), len(config.seeds)
     columns = (torch.stack(column).unflatten(0, shape) for column in zip(*rows, strict=True))
-    return Result(config, *columns, *held_out(config, config.seeds[0]), torch.stack(kept))
+    purity, within, silhouette, pixels, accuracy = columns
+    x, y = held_out(config, config.seeds[0])
+    kernels = torch.stack(kept)
+    return Result(config, purity, within, silhouette, pixels, accuracy, x, y, kernels)
 
 
 def measure(config: Config, kernel: Tensor, split: str, y: Tensor) -> Tensor:

@@ -128,8 +128,8 @@ def images(config: Config, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         )
     ]
     places = torch.arange(len(config.seen))
-    labels = (places.repeat_interleave(n) for n in (config.per_class, config.held_out))
-    return torch.cat([x for x, _ in parts]), *labels
+    y, held = (places.repeat_interleave(n) for n in (config.per_class, config.held_out))
+    return torch.cat([x for x, _ in parts]), y, held
 
 
 def _study(config: Config, seed: int, device, progress: bool) -> dict[str, Tensor]:

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from pkbook.lab.plots.tracing import Drawing
+
+Value = TypeVar("Value")
 
 
 def _short(value: object) -> str:
@@ -11,7 +14,7 @@ def _short(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Control:
+class Control(Generic[Value]):
     """One slider: its `label`, the `values` it steps through, the `initial` one, their wording.
 
     Raises ValueError for an empty label, fewer than two values, values or wordings that repeat,
@@ -22,9 +25,9 @@ class Control:
     """
 
     label: str
-    values: Sequence
-    initial: object = None  # the first value where none is given
-    formatter: Callable[[object], str] = _short
+    values: Sequence[Value]
+    initial: Value | None = None  # the first value where none is given
+    formatter: Callable[[Value], str] = _short
     texts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

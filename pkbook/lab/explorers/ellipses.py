@@ -39,7 +39,9 @@ def ellipses(result: Result) -> Explorer:
     return Explorer(
         {
             "ratio": Control("longer over shorter axis", ratios),
-            "way": Control("penalties by", tuple(WAYS), initial="tuned", formatter=WAYS.get),
+            "way": Control(
+                "penalties by", tuple(WAYS), initial="tuned", formatter=WAYS.__getitem__
+            ),
         },
         draw=lambda ratio, way: separability_figures.trio(
             result, Case(separability.thin(ratio), result.config.swept), way

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ from pkbook.problems import data, losses, models
 
 SAMPLES, QUERY, TIME = 8, 1.5, 2.0
 PATHS, SHOWN = 400, 16
+NONE = torch.empty(0)
 WINDOW = (-1.4, 1.8)  # of predictions; targets lie in [-1, 1]
 
 NOISE = Control("batch size", (2, SAMPLES))  # the full batch has none
@@ -66,7 +68,8 @@ class Study:
     """One setting of one optimizer: many runs, the diffusion, the theorem."""
 
     kind: str
-    values: dict[str, float]
+    values: dict[str, Any]
+    """By slider: ``batch`` is a whole number, the others are any."""
     times: Tensor
     """``[K + 1]``."""
     fan: Tensor
@@ -77,11 +80,12 @@ class Study:
     """Standard deviation of single runs at the end."""
     error: float = math.nan
     """Standard error of the theorem's mean at the end."""
-    x: Tensor | None = None
-    contributions: Tensor | None = None
-    """By training sample, ``[N]``; SGD only."""
-    scales: Tensor | None = None
-    """What multiplies each parameter's gradient or momentum in the first run, ``[K, P]``."""
+    x: Tensor = NONE
+    contributions: Tensor = NONE
+    """By training sample, ``[N]``; of SGD alone, empty for the others."""
+    scales: Tensor = NONE
+    """What multiplies each parameter's gradient or momentum in the first run, ``[K, P]``; empty
+    where there are no squares."""
 
     @property
     def end(self) -> float:
@@ -101,7 +105,7 @@ def _task() -> dl.Task:
     return dl.Task(net, losses.squared, (x, y))
 
 
-def _limit(kind: str, values: dict[str, float]) -> dl.Limit:
+def _limit(kind: str, values: dict[str, Any]) -> dl.Limit:
     task, rate, batch = _task(), values["rate"], values["batch"]
     if kind == "sgd":
         return dl.SGD(task, rate, batch)
@@ -138,7 +142,7 @@ def study(kind: str, *, time: float = TIME, paths: int = PATHS, seed: int = 0, *
         )
         means["diffusion"], means["theorem"] = ours.mean[:, 0], ours.predicted.mean(1)[:, 0]
         told["error"] = ours.predicted[-1].std(correction=0).item() / math.sqrt(paths)
-        if kind == "sgd":
+        if ours.by_sample is not None:
             told |= {"x": limit.task.data[0][:, 0], "contributions": -ours.by_sample[:, 0]}
     except dl.DivergenceError:
         pass
@@ -169,7 +173,8 @@ def _scales(limit: dl.Limit, steps: int, generator: torch.Generator) -> Tensor:
         batch = torch.randperm(samples, generator=generator)[None, : limit.batch_size]
         gradient = limit.task.batch_gradients(state["theta"], batch)
         state = limit.update(state, gradient, k)
-        rows.append(limit.scale(state, state, (k + 1) * limit.lr)[0])
+        scale = limit.scale(state, state, (k + 1) * limit.lr)
+        rows.append(torch.as_tensor(scale).expand_as(gradient)[0])
     return torch.stack(rows)
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pkbook.lab.experiments import rank_gap as e8
+from pkbook.lab.experiments.figures.rank_gap import training_interval
 from pkbook.lab.experiments.parts import relu_line
 from pkbook.lab.explorers.base import Explorer
 from pkbook.lab.explorers.controls import Control
@@ -111,14 +112,14 @@ def study(place: float, trained: str = "biases") -> Study:
 def draw(found: Study) -> Figure:
     """Above the fit, below the thresholds over training."""
     fig, (top, bottom) = figure(2, 1, width=4.5, height=6.2)
-    e8.training_interval(top)
+    training_interval(top)
     top.plot(GRID, e8.wanted(CONFIG, GRID)[0], color=NEUTRAL, linewidth=4, label="target")
     top.plot(GRID, found.f(GRID), color="black", label="network")
     last = found.thresholds[-1, -1:]
     top.plot(last, found.f(last), "D", color=PLUS, markersize=7, label="last unit")
     top.set(xlabel="input $x$", ylabel="$f(x)$", xlim=(e8.LEFT, CONFIG.reach), ylim=(-0.6, 4.4))
     top.legend(loc="upper left")
-    e8.training_interval(bottom, along="y")
+    training_interval(bottom, along="y")
     for j in range(CONFIG.units):
         colour, line = (PLUS, "--") if j == CONFIG.units - 1 else (MINUS, "-")
         bottom.plot(found.steps, found.thresholds[:, j], line, color=colour)
@@ -156,7 +157,7 @@ def outside_bias() -> Explorer:
     return Explorer(
         {
             "place": Control("last threshold", PLACES, initial=1.2),
-            "trained": Control("trained", tuple(SAID), formatter=SAID.get),
+            "trained": Control("trained", tuple(SAID), formatter=SAID.__getitem__),
         },
         draw=lambda **values: draw(study(**values)),
         alt=lambda **values: words(study(**values)),

@@ -37,7 +37,7 @@ RULES = {0: "left end", 1: "1 node", 2: "2 nodes", 3: "3 nodes"}
 CONTROLS = {
     "optimizer": Control("optimizer", tuple(OPTIMIZERS), initial="Adam"),
     "rate": Control("learning rate", (0.03, 0.3), initial=0.3),
-    "nodes": Control("nodes of a step", tuple(RULES), formatter=RULES.get),
+    "nodes": Control("nodes of a step", tuple(RULES), formatter=RULES.__getitem__),
 }
 
 

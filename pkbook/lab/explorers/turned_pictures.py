@@ -63,8 +63,8 @@ def study(result: Result) -> Study:
     kernel = normalised_kernel(model, torch.cat([training.x, x]))[n:, :n]
     with torch.no_grad():
         chance = model(x).softmax(1)
-    parts = (part.unflatten(0, shape) for part in (x[:, 0], kernel, chance))
-    return Study(*parts, training)
+    pictures, kernel, chance = (part.unflatten(0, shape) for part in (x[:, 0], kernel, chance))
+    return Study(pictures, kernel, chance, training)
 
 
 @style()

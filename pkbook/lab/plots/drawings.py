@@ -130,7 +130,8 @@ def decision_region(
 
 def _on_grid(model: Callable, extent: tuple, resolution: int) -> torch.Tensor:
     left, right, bottom, top = extent
-    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
+    parameters = getattr(model, "parameters", None)  # a module has them, a function has not
+    parameter = None if parameters is None else next(iter(parameters()), None)
     like = torch.empty(0) if parameter is None else parameter
     share = (torch.arange(resolution, dtype=like.dtype, device=like.device) + 0.5) / resolution
     y, x = torch.meshgrid(

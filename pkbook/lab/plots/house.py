@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Literal, overload
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+from matplotlib.typing import RcKeyType
 
 # From Okabe and Ito's colour-blind safe set, without black, yellow, sky blue and orange, which
 # vanish on a white or on a dark page; purple is a little darker than theirs and a grey is added.
@@ -22,7 +26,7 @@ CLASS_MARKERS = {-1: "s", 1: "o"}
 PANEL_INCHES = (4.5, 3.4)  # one panel alone; narrow, so that a phone hardly shrinks its text
 WIDEST_INCHES = 7.5
 
-_SETTINGS = {
+_SETTINGS: dict[RcKeyType, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "black",
     "axes.facecolor": "none",
@@ -30,7 +34,7 @@ _SETTINGS = {
     "axes.labelcolor": "black",
     "axes.labelsize": 11,
     "axes.linewidth": 0.9,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": "black",
@@ -138,9 +142,43 @@ def style() -> Iterator[None]:
         yield
 
 
+@overload
 def figure(
-    rows: int = 1, cols: int = 1, *, width: float | None = None, height: float | None = None, **axes
-) -> tuple[Figure, object]:
+    rows: Literal[1] = 1,
+    cols: Literal[1] = 1,
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    squeeze: Literal[True] = True,
+    **axes: Any,
+) -> tuple[Figure, Axes]: ...
+@overload
+def figure(
+    rows: int = 1,
+    cols: int = 1,
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    squeeze: Literal[False],
+    **axes: Any,
+) -> tuple[Figure, np.ndarray]: ...
+@overload
+def figure(
+    rows: int = 1,
+    cols: int = 1,
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    **axes: Any,
+) -> tuple[Figure, Any]: ...  # Axes or an array of them, as the numbers turn out
+def figure(
+    rows: int = 1,
+    cols: int = 1,
+    *,
+    width: float | None = None,
+    height: float | None = None,
+    **axes: Any,
+) -> tuple[Figure, Any]:
     """An empty figure in the house style and its axes, as `matplotlib.pyplot.subplots` gives them.
 
     `width` and `height` are inches. One panel is 4.5 wide, two or more share up to 7.5; more than

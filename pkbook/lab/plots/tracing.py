@@ -113,7 +113,7 @@ def trace(fig: Figure) -> Drawing:
     }
     for node in root.iter():
         _merge(node)
-    width, height = (float(number) for number in root.get("viewBox").split()[2:])
+    width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
     body = "".join(_text(child) for child in root if child.tag == "g")
     return Drawing(width, height, referred(body), definitions)
 

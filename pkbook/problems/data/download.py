@@ -141,7 +141,7 @@ def read_cifar10(path: Path, split: str) -> Stored:
     """
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     with tarfile.open(path) as archive:
-        parts = [archive.extractfile(f"cifar-10-batches-bin/{name}").read() for name in names]
+        parts = [_content(archive, f"cifar-10-batches-bin/{name}") for name in names]
     content = np.frombuffer(b"".join(parts), dtype=np.uint8)
     if content.size % CIFAR10_RECORD:
         raise ValueError(
@@ -150,6 +150,17 @@ def read_cifar10(path: Path, split: str) -> Stored:
         )
     records = content.reshape(-1, CIFAR10_RECORD)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+
+
+def _content(archive: tarfile.TarFile, name: str) -> bytes:
+    member = archive.extractfile(name)
+    if member is None:
+        raise ValueError(
+            f"{archive.name}: expected a file {name}, came a folder or a link to nothing; "
+            "delete it and fetch it again"
+        )
+    with member:
+        return member.read()
 
 
 def fetch(

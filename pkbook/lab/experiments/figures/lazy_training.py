@@ -27,8 +27,8 @@ def draw_drift(result: Result) -> Figure:
         guide = end * (np.array(widths) / widths[-1]) ** power
         ax.plot(widths[-4:], guide[-4:], color=plots.NEUTRAL, linewidth=1)
         place = max(-3, -len(widths))
-        where = {"va": side, "ha": "left" if side == "bottom" else "right"}
-        ax.text(widths[place], guide[place], text, **where)
+        ha = "left" if side == "bottom" else "right"
+        ax.text(widths[place], guide[place], text, va=side, ha=ha)
     ax.set(xscale="log", yscale="log", xlabel="width $m$", ylabel=r"drift $\|K_T-K_0\|/\|K_0\|$")
     ax.set_xticks(widths[::2], [str(m) for m in widths[::2]])
     ax.minorticks_off()
@@ -55,9 +55,11 @@ def modes_panel(ax: Axes, times: Tensor, rates: Tensor, residual: Tensor) -> Non
         look = {"color": plots.PALETTE[j % 5], "marker": "osD^v"[j % 5], "markevery": 6}
         ax.plot(times[1:], line[1:], label=f"mode {j + 1}", **look)
     smooth = torch.logspace(-1.5, math.log10(times[-1]), 100)
-    for rate in rates:
-        dashed = ax.plot(smooth, torch.exp(-rate * smooth), "--", color="black", linewidth=1)
-    dashed[0].set_label(r"$e^{-\lambda_jt}$")
+    dashed = [
+        ax.plot(smooth, torch.exp(-rate * smooth), "--", color="black", linewidth=1)[0]
+        for rate in rates
+    ]
+    dashed[-1].set_label(r"$e^{-\lambda_jt}$")
     ax.axhline(0, color=plots.NEUTRAL, linewidth=0.9)
     ax.set(xscale="log", ylim=(-0.3, 1.25))
 

@@ -34,7 +34,7 @@ def matrices(result: Result, what: str = "print") -> Figure:
         axes, result.kernels[[0, -1]], ("before training", "after training"), strict=True
     ):
         image = _blocks(ax, kernel[:n][:, columns], names)
-        if ax is axes[0]:
+        if ax is axes[0] and image.colorbar is not None:
             image.colorbar.remove()  # one scale for both
         ax.set_title(title, pad=8)
         ax.set_xlabel("printed digits" if what == "print" else "printed letters")
@@ -72,7 +72,7 @@ def class_table(result: Result) -> Figure:
     sizes = [len(names) for names in parts.values()]
     fig, axes = plots.figure(1, 3, width=7.5, height=3.5, sharey=True, width_ratios=sizes)
     for ax, part, (title, names) in zip(axes, means.split(sizes, 1), parts.items(), strict=True):
-        image = ax.imshow(part.numpy(), cmap=plots.SEQUENTIAL, vmin=0.2, vmax=0.9, aspect="auto")
+        ax.imshow(part.numpy(), cmap=plots.SEQUENTIAL, vmin=0.2, vmax=0.9, aspect="auto")
         ax.set_xticks(range(len(names)), list(names))
         ax.set_yticks(range(10), list(DIGITS))
         ax.tick_params(length=0)
@@ -80,7 +80,9 @@ def class_table(result: Result) -> Figure:
         for spine in ax.spines.values():
             spine.set_visible(False)
     axes[0].set_ylabel("training digits")
-    bar = fig.colorbar(image, ax=axes, location="bottom", shrink=0.5, pad=0.03, aspect=30)
+    bar = fig.colorbar(
+        axes[-1].images[0], ax=axes, location="bottom", shrink=0.5, pad=0.03, aspect=30
+    )
     bar.outline.set_visible(False)
     return fig
 

@@ -4,6 +4,7 @@ The bounds were fixed before the experiments were run. A criterion without bound
 """
 
 from collections.abc import Iterable
+from typing import SupportsFloat
 
 from pkbook.lab.experiments.machinery.results import Claim, Criterion, Finding, Numbers, over_seeds
 
@@ -310,7 +311,7 @@ def claim(id: str) -> Claim:
     return CLAIMS[id]
 
 
-def by_seed(id: str, values: Iterable[Iterable[float]]) -> Numbers:
+def by_seed(id: str, values: Iterable[Iterable[SupportsFloat]]) -> Numbers:
     """A claim's numbers: one sequence for each of its criteria, in their order, one value a seed.
 
     ValueError if there are more or fewer sequences than criteria.

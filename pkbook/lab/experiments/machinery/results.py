@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import SupportsFloat
 
 from pkbook.basics.checks import require_choice
 from pkbook.basics.files import write_whole
@@ -92,7 +93,7 @@ class Measured:
         return SPREADS[self.spread].format(count=self.count)
 
 
-def over_seeds(values: Iterable[float]) -> Measured:
+def over_seeds(values: Iterable[SupportsFloat]) -> Measured:
     """Mean and extremes of one value a seed; TypeError or ValueError if there is none.
 
     >>> print(over_seeds([0.5, 0.75, 1.0]))

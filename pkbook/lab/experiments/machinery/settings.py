@@ -104,8 +104,9 @@ def several(default: tuple, each: Check | None = None, *, least: int = 1) -> Any
         if len(values) < least:
             words = f"hold at least {COUNTS[least]}"
             raise ValueError(f"{name} must {words}, got {values!r}; write {name}={default!r}")
-        for value in values if each is not None else ():
-            each(value, name)
+        if each is not None:
+            for value in values:
+                each(value, name)
 
     return _field(default, check)
 

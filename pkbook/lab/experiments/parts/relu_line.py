@@ -89,10 +89,11 @@ def network(thresholds: Tensor, weights: Tensor, trained: str = "biases") -> nn.
     net = models.mlp(1, len(thresholds), 1, seed=0).double()
     for p in net.parameters():
         p.requires_grad_(False)
-    net.fc1.weight.fill_(1.0)
-    net.fc1.bias.copy_(-thresholds)
-    net.fc2.weight.copy_(weights[None])
-    net.fc2.bias.zero_()
-    net.fc1.bias.requires_grad_()
-    net.fc2.weight.requires_grad_(trained == "both")
+    slopes, biases, outer, shift = net.parameters()
+    slopes.fill_(1.0)
+    biases.copy_(-thresholds)
+    outer.copy_(weights[None])
+    shift.zero_()
+    biases.requires_grad_()
+    outer.requires_grad_(trained == "both")
     return net
