@@ -49,6 +49,7 @@ def gradient_kernel(
 
     Examples
     --------
+    >>> import torch
     >>> line = torch.nn.Linear(2, 1)
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     >>> gradient_kernel(line, x)                    # x x'^T + 1, whatever the weights are
@@ -79,6 +80,7 @@ def kernels_by_layer(
     shapes and errors as in :func:`gradient_kernel`; ValueError for a parameter outside of the
     layers, or in two of them.
 
+    >>> import torch
     >>> parts = kernels_by_layer(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)),
     ...                          torch.ones(4, 2))
     >>> {name: tuple(part.shape) for name, part in parts.items()}
@@ -99,6 +101,7 @@ def kernels_by_layer(
 def layer_names(model: nn.Module) -> tuple[str, ...]:
     """The direct children with trainable parameters.
 
+    >>> import torch
     >>> layer_names(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))
     ('0',)
     """
@@ -141,6 +144,7 @@ def normalised_kernel(
     errors as in :func:`gradient_kernel`; an input with a zero gradient is refused, because its
     cosine is not defined.
 
+    >>> import torch
     >>> line = torch.nn.Linear(1, 1, bias=False)
     >>> normalised_kernel(line, torch.tensor([[1.0], [-2.0]]))
     tensor([[ 1., -1.],
@@ -168,6 +172,7 @@ def feature_norms(
 
     The diagonal of :func:`gradient_kernel` without the rest of it; arguments and errors as there.
 
+    >>> import torch
     >>> feature_norms(torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0]]))
     tensor([5.])
     """
@@ -192,6 +197,7 @@ def weighted_kernel(
     and not negative: the preconditioner of RMSprop or Adam, or the learning rate of each group.
     With all ones it is :func:`gradient_kernel`; shapes and errors are the same.
 
+    >>> import torch
     >>> line = torch.nn.Linear(1, 1)
     >>> weighted_kernel(line, torch.tensor([[2.0]]), weight={"weight": 10.0, "bias": 1.0})
     tensor([[41.]])
@@ -218,6 +224,7 @@ def two_time_kernel(
     ``x2``; an optional diagonal ``weight`` as in :func:`weighted_kernel`.  It is not symmetric
     unless the two moments coincide.  Shapes and errors as in :func:`gradient_kernel`.
 
+    >>> import torch
     >>> line = torch.nn.Linear(1, 1, bias=False)
     >>> early = {"weight": torch.tensor([[0.0]])}; late = {"weight": torch.tensor([[9.0]])}
     >>> two_time_kernel(line, torch.tensor([[2.0]]), parameters1=late, parameters2=early)
