@@ -11,7 +11,6 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 
-
 class Piece(nn.Module):
     """A function of its parts ``run(parts, x)`` that says what it is."""
 
