@@ -81,7 +81,7 @@ class Adam(Rule):
         self.square(g, gd, b2)
         self.vmax = torch.maximum(self.vmax, self.v)
         v = self.vmax if self.get("amsgrad") else self.v
-        scale = (1 - b1**self.k) * ((v / (1 - b2**self.k)).sqrt() + 1e-8)
+        scale = (1 - b1**self.k) * ((v / (1 - b2**self.k)).sqrt() + self.get("eps", 1e-8))
         return self.own / scale, self.pull / scale
 
 

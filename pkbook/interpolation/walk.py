@@ -22,7 +22,8 @@ from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.shares import Batch, Pulls, batch_gradient, meet
 from pkbook.interpolation.statistics import Statistics, watching
-from pkbook.kernels.inputs import require_fit
+from pkbook.kernels.gradients import require_apart
+from pkbook.kernels.inputs import evaluate, require_fit
 from pkbook.kernels.passes import calling
 from pkbook.kernels.plan import plan
 from pkbook.kernels.watch import Watch
@@ -80,6 +81,8 @@ class Walk:
         (last,) = copied(run.model)  # the replay checks that it is the recorded one
         last.eval()
         self.final = self.query.value(last, trainable(last))
+        every = self.final if chosen is None else evaluate(last, x, trainable(last), None)
+        require_apart(last, x, trainable(last), every, self.plan.term)
         self.after: Tensor | None = self.final  # outputs after the step at hand, where known
         zero = torch.zeros_like(self.final, dtype=torch.float64)
         self.remainder = zero.clone()

@@ -161,7 +161,13 @@ def pushforward(forward: Forward, parameters: Tree, directions: Tree) -> tuple[T
     # Fused attention has no second derivative.
     with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         with forward(leaves) as f:
-            return _pushed(f.reshape(len(f), -1), leaves, directions)
+            f = f.reshape(len(f), -1)
+            try:
+                return _pushed(f, leaves, directions)
+            except RuntimeError as error:
+                if "not implemented" not in str(error):
+                    raise
+                return _pushed_one_by_one(f, leaves, directions)
 
 
 def _pushed(f: Tensor, leaves: Tree, directions: Tree) -> tuple[Tensor, Tensor]:
@@ -179,4 +185,16 @@ def _pushed(f: Tensor, leaves: Tree, directions: Tree) -> tuple[Tensor, Tensor]:
         (pushed[m],) = torch.autograd.grad(
             [g for _, g in live], v, along, retain_graph=True, materialize_grads=True
         )
+    return f.detach(), pushed
+
+
+def _pushed_one_by_one(f: Tensor, leaves: Tree, directions: Tree) -> tuple[Tensor, Tensor]:
+    """The same by one backward pass for each entry: some layers have no second derivative."""
+    many = next(iter(directions.values())).shape[0]
+    pushed = f.new_zeros(many, *f.shape)
+    for i, row in enumerate(f):
+        for c, entry in enumerate(row):
+            got = _each_gradient(entry[None], list(leaves.values()))[0]
+            along = {n: g.to_dense() for n, g in zip(leaves, got, strict=True)}
+            pushed[:, i, c] = inner(directions, along)
     return f.detach(), pushed

@@ -26,13 +26,31 @@ def batch_side(
     found = None
     if made.covered:
         found = side(calling(model, x), parameters, made, alone=(rows, alone))
+        outputs = found.outputs
     else:
-        require_alone(evaluate(model, x, parameters, None)[rows], alone, made.term)
+        outputs = evaluate(model, x, parameters, None)
+        require_alone(outputs[rows], alone, made.term)
+    if not made.looked and (found is None or found.guard is not None):
+        require_apart(model, x, parameters, outputs, made.term)
     factors = {} if found is None else dict(found.side)
     settled = frozenset() if found is None else found.settled
     rest = _sample_by_sample(model, x, parameters, settled, None)
     _require_agreement(found, rest)
     return factors | rest, settled
+
+
+def require_apart(
+    model: nn.Module, x: Tensor, parameters: Tree, outputs: Tensor, term: float = 0.0
+) -> None:
+    """:class:`~pkbook.kernels.plan.MixesSamples` if outputs change with the rest of the batch.
+
+    Two halves tell it of every sample: the ends of a batch may be the only ones left alone.
+    """
+    if len(x) > 1:
+        other = torch.empty_like(outputs)
+        for some in (slice(0, None, 2), slice(1, None, 2)):
+            other[some] = evaluate(model, x[some], parameters, None)
+        require_alone(outputs, other, term)
 
 
 def query_side(

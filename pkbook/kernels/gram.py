@@ -136,7 +136,13 @@ def _other_end(one: "End", x: Tensor, parameters: Tree) -> "End":
     if x.shape[1:] == one.x.shape[1:]:
         require_fit(one.model, x, parameters, "x2")
         return End(one.model, x, parameters, one.plan, planned=False)
-    return End(one.model, x, parameters, _planned(one.model, x, parameters, "x2"))
+    made = _planned(one.model, x, parameters, "x2")
+    if made.outputs != one.plan.outputs:
+        raise ValueError(
+            "x1 and x2 must give the same number of outputs, got "
+            f"{one.plan.outputs} and {made.outputs}; use inputs of one size"
+        )
+    return End(one.model, x, parameters, made)
 
 
 def _planned(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> Plan:

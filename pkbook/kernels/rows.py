@@ -7,7 +7,6 @@ the batch, an index, a function of the reader's own) leaves it open.
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +38,8 @@ POOLS: dict[Callable, int] = {
     F.adaptive_avg_pool1d: 3, F.adaptive_avg_pool2d: 4, F.adaptive_avg_pool3d: 5,
     F.adaptive_max_pool1d: 3, F.adaptive_max_pool2d: 4, F.adaptive_max_pool3d: 5,
 }  # fmt: skip
+# What an operation says about a tensor; one that says nothing (a hook, say) may have changed it.
+ANSWERS = torch.Size, int, float, str, torch.dtype, torch.device, torch.layout
 
 
 class Rows:
@@ -46,21 +47,22 @@ class Rows:
 
     def __init__(self, x: Tensor, constants: Iterable[Tensor]) -> None:
         self.n, self.kept = len(x) if x.ndim else 0, x.ndim > 0
-        self._known: dict[int, weakref.ref] = {}
+        self._known: dict[int, tuple[weakref.ref, int]] = {}
         self._constants = {id(t) for t in constants}
         self._add(x)
 
     def _add(self, t: Tensor) -> None:
-        self._known[id(t)] = weakref.ref(t)
+        self._known[id(t)] = weakref.ref(t), t._version
 
     def has(self, t: object) -> bool:
         """Whether row i of a tensor is known to belong to sample i."""
-        reference = self._known.get(id(t))
-        return reference is not None and reference() is t
+        reference, version = self._known.get(id(t), (None, None))
+        # Another version: rows were written to since (h[1] = 0), by whatever means.
+        return reference is not None and reference() is t and t._version == version
 
     def see(self, func: Callable, args: tuple, kwargs: dict, out: object) -> None:
         """Take note of one operation."""
-        if not self.kept or not _holds_tensor(out):  # a shape, a type, a device
+        if not self.kept or isinstance(out, ANSWERS):
             return
         keeps = isinstance(out, Tensor) and out.ndim > 0 and len(out) == self.n
         self.kept = keeps and self._keeps(func, args, kwargs)
@@ -94,9 +96,3 @@ class Rows:
         return id(t) in self._constants and (
             t.ndim < dimensions or (t.ndim == dimensions and len(t) == 1)
         )
-
-
-def _holds_tensor(out: Any) -> bool:
-    if isinstance(out, list | tuple):
-        return any(map(_holds_tensor, out))
-    return isinstance(out, Tensor)

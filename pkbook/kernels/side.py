@@ -36,6 +36,8 @@ class Found:
     """Parameters that need nothing more: those in ``side``, and those without any influence."""
     guard: Guard | None
     """To check what is computed for the others; None where the rows are known."""
+    outputs: Tensor
+    """``[n, C]``."""
 
 
 def side(
@@ -63,10 +65,10 @@ def side(
         gradients = pull_back(f, [use.edge for use, _ in uses], asked)
         found, misfits = _merged(uses, gradients, parameters, made.covered)
         if guard is None:
-            return Found(found, made.covered - misfits, None)
+            return Found(found, made.covered - misfits, None, f.detach())
         agreed = {n: factor for n, factor in found.items() if guard.agrees(n, factor)}
         unmoved = {name for name in made.covered if guard.untouched(name)}
-        return Found(agreed, frozenset(agreed) | unmoved, guard)
+        return Found(agreed, frozenset(agreed) | unmoved, guard, f.detach())
 
 
 def _by_construction(watch: Watch, uses: list[tuple[Use, Layout]]) -> bool:
