@@ -60,7 +60,7 @@ def trained(model):
 
 
 def by_autograd(model, x):
-    """Outputs ``[n, C]`` and tangent features ``[n, C, P]``, one sample and one output at a time."""
+    """Outputs ``[n, C]`` and tangent features ``[n, C, P]``, one sample and output at a time."""
     outputs, rows = [], []
     for xi in x.split(1):
         f = model(xi.clone())[0]
@@ -73,7 +73,7 @@ def by_autograd(model, x):
 
 
 def gaps_of(model, x):
-    """By how much outputs depend on the rest of the batch; or outputs or gradients of a larger one."""
+    """By how much outputs depend on the rest of a batch; or they and gradients in a larger one."""
     outputs, _ = mixing(model, x)
     return outputs, max(outputs, *mixing(model, torch.cat([x, x])))
 
@@ -244,7 +244,7 @@ def factor(clip, total):
 
 
 def own_gradients(model, loss, parts, x, y):
-    """The gradient of each sample's own loss in its batch, ``[N, P]``, and what is reached at all."""
+    """The gradient of each sample's own loss in its batch, ``[N, P]``, and what is reached."""
     found = torch.zeros(len(x), sum(p.numel() for p in trained(model)), dtype=torch.float64)
     reached = torch.zeros(found.shape[1], dtype=torch.bool)
     for part in parts:

@@ -56,6 +56,8 @@ class Rows:
 
     def has(self, t: object) -> bool:
         """Whether row i of a tensor is known to belong to sample i."""
+        if not isinstance(t, Tensor):
+            return False
         reference, version = self._known.get(id(t), (None, None))
         # Another version: rows were written to since (h[1] = 0), by whatever means.
         return reference is not None and reference() is t and t._version == version
