@@ -3,6 +3,8 @@
 A word is a function ``word(pick, s)`` of choices and of the shape ``s`` of one sample's activation.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from odd_models import Reversing
@@ -49,6 +51,16 @@ def just(run, **parts):
     return lambda pick, s: Piece(run, **parts)
 
 
+def along(run, first=False):
+    """A word with one choice: a dimension of the activation, among the last or the first."""
+    return lambda pick, s: Piece(partial(run, k=pick(1, -1) if first else pick(*range(-len(s), 0))))
+
+
+def inner(pick, s):
+    """A linear layer of the last dimension."""
+    return lin(pick, s[-1])
+
+
 def lin(pick, d):
     return nn.Linear(d, pick(3, 1, 4, 6), bias=pick(True, False))
 
@@ -80,7 +92,7 @@ FUNCTIONS = {
     "half detached": just(lambda m, x: x * x.detach().tanh()),
     "fresh view": just(lambda m, x: x.movedim(0, -1).contiguous().movedim(-1, 0)),
     "softmax": lambda pick, s: nn.Softmax(pick(*range(-len(s), 0))),
-    "normalize": lambda pick, s: Piece(lambda m, x, k=pick(*range(-len(s), 0)): F.normalize(x, 2, k)),
+    "normalize": along(lambda m, x, k: F.normalize(x, 2, k)),
     "layer norm": lambda pick, s: nn.LayerNorm(s[pick(*range(-len(s), 0)):]),
     "rms norm": lambda pick, s: nn.RMSNorm(s[pick(*range(-len(s), 0)):]),
     "group norm": lambda pick, s: nn.GroupNorm(pick(1, s[0]), s[0]),
@@ -109,24 +121,25 @@ FUNCTIONS = {
     "last turned first": just(lambda m, x: x.movedim(-1, 1).contiguous()),
     "flatten": lambda pick, s: nn.Flatten(pick(1, -2)),
     "unflatten": lambda pick, s: nn.Unflatten(-1, (pick(2, -1, 3), pick(-1, 2))),
-    "new dimension": lambda pick, s: Piece(lambda m, x, k=pick(1, -1): x.unsqueeze(k)),
-    "mean": lambda pick, s: Piece(lambda m, x, k=pick(1, -1): x.mean(k)),
-    "largest": lambda pick, s: Piece(lambda m, x, k=pick(1, -1): x.amax(k)),
+    "new dimension": along(lambda m, x, k: x.unsqueeze(k), first=True),
+    "mean": along(lambda m, x, k: x.mean(k), first=True),
+    "largest": along(lambda m, x, k: x.amax(k), first=True),
     "last": just(lambda m, x: x[:, -1]),
-    "binned": of(lambda m, x: m.t((x * 2).long().clamp(0, 4)).sum(-2), t=lambda *_: nn.Embedding(5, 3)),
+    "binned": of(lambda m, x: m.t((x * 2).long().clamp(0, 4)).sum(-2),
+                 t=lambda *_: nn.Embedding(5, 3)),
 }  # fmt: skip
 VECTORS = {
     "batch norm": lambda pick, s: nn.BatchNorm1d(s[0], affine=pick(True, False)),
     "addmm": of(lambda m, x: torch.addmm(m.b, x, m.w), w=w(-1, 3), b=w(3)),
     "batch last": of(lambda m, x: (m.w @ x.T).T, w=w(3, -1)),
     "weight as input": of(lambda m, x: F.linear(m.w, x).T, w=w(3, -1)),
-    "fast weights": of(lambda m, x: (m.a(x)[:, None] * x[..., None]).sum(1), a=lambda p, s: lin(p, s[0])),
-    "weighted bag": of(lambda m, x: m.t(torch.arange(x.shape[1]).expand(x.shape), per_sample_weights=x),
+    "fast weights": of(lambda m, x: (m.a(x)[:, None] * x[..., None]).sum(1), a=inner),
+    "weighted bag": of(lambda m, x: m.t(torch.arange(x.shape[1]).expand(x.shape), None, x),
                        t=lambda pick, s: nn.EmbeddingBag(s[0], 3, mode="sum")),
-    "batch as position": of(lambda m, x: m.a(x[None])[0], a=lambda p, s: lin(p, s[0])),
+    "batch as position": of(lambda m, x: m.a(x[None])[0], a=inner),
     "cell": lambda pick, s: pick(nn.GRUCell, nn.RNNCell)(s[0], 3),
     "experts": of(lambda m, x: experts(m, x), a=w(3, -1), b=w(3, -1)),
-    "batch as length": of(lambda m, x: m.a(x.T[None])[0].T, a=lambda pick, s: nn.Conv1d(s[0], 3, 1)),
+    "batch as length": of(lambda m, x: m.a(x.T[None])[0].T, a=lambda p, s: nn.Conv1d(s[0], 3, 1)),
 }  # fmt: skip
 SEQUENCES = {
     "conv": lambda pick, s: conv(pick, s, 1),
@@ -135,11 +148,13 @@ SEQUENCES = {
     "batch norm": lambda pick, s: nn.BatchNorm1d(s[0]),
     "instance norm": lambda pick, s: nn.InstanceNorm1d(s[0], affine=pick(True, False)),
     "recurrent": lambda pick, s: recurrent(pick, s),
-    "attention": of(lambda m, x: m.a(x, x, x, need_weights=False)[0], a=lambda p, s: heads(p, s, True)),
+    "attention": of(lambda m, x: m.a(x, x, x, need_weights=False)[0],
+                    a=lambda pick, s: heads(pick, s, True)),
     "attention, batch second": of(lambda m, x: m.a(*[x.transpose(0, 1)] * 3)[0].transpose(0, 1),
                                   a=lambda pick, s: heads(pick, s, False)),
     "encoder layer": lambda pick, s: nn.TransformerEncoderLayer(
-        s[1], pick(1, 2), 4, 0.1, pick("gelu", "relu"), batch_first=True, norm_first=pick(True, False)),
+        s[1], pick(1, 2), 4, 0.1, pick("gelu", "relu"), norm_first=pick(True, False),
+        batch_first=True),
     "products": just(lambda m, x: F.scaled_dot_product_attention(x, x.flip(1), x)),
     "mixing positions": of(lambda m, x: torch.einsum("ntd,tk->nkd", x, m.w), w=w(-9, 3)),
     "mask of positions": of(lambda m, x: masked(m, x), a=lambda p, s: lin(p, s[1])),
@@ -147,7 +162,7 @@ SEQUENCES = {
                                 a=lambda p, s: lin(p, s[1])),
     "positions and samples": of(lambda m, x: m.a(x.transpose(0, 1).flatten(0, 1)).unflatten(
         0, (x.shape[1], -1)).transpose(0, 1), a=lambda p, s: lin(p, s[1])),
-    "positions first": of(lambda m, x: m.a(x.transpose(0, 1)).transpose(0, 1), a=lambda p, s: lin(p, s[1])),
+    "positions first": of(lambda m, x: m.a(x.transpose(0, 1)).transpose(0, 1), a=inner),
     "upsample": lambda pick, s: nn.Upsample(scale_factor=2, mode=pick("nearest", "linear")),
     "prelu": lambda pick, s: nn.PReLU(s[0]),
 }  # fmt: skip
@@ -279,7 +294,8 @@ MIXING = {
     "neighbours": lambda m, x: x + 0.3 * x.roll(1, 0),
     "sum over the batch": lambda m, x: x.cumsum(0),
     "number of samples": lambda m, x: x * len(x),
-    "inner samples": lambda m, x: torch.cat([x[:1], x[1:-1] + 0.3 * x[1:-1].roll(1, 0), x[1:][-1:]]),
+    "inner samples": lambda m, x: torch.cat(
+        [x[:1], x[1:-1] + 0.3 * x[1:-1].roll(1, 0), x[1:][-1:]]),
     "a place in the batch": lambda m, x: x * (1 + (torch.arange(len(x)) == 1).to(x)).view(
         -1, *[1] * (x.ndim - 1)),
 }  # fmt: skip
@@ -308,7 +324,7 @@ def in_training(kind):
 
 TRAINING = {kind: in_training(kind) for kind in ("layer", "function", "hand", "mixup")}
 TOKENS = {
-    "table": lambda pick, s: nn.Embedding(9, 4, padding_idx=pick(None, 0), sparse=pick(False, True)),
+    "table": lambda pick, s: nn.Embedding(9, 4, pick(None, 0), sparse=pick(False, True)),
     "bounded table": lambda pick, s: nn.Embedding(9, 4, max_norm=1.0),
     "table by count": lambda pick, s: nn.Embedding(9, 4, scale_grad_by_freq=True),
     "bag": lambda pick, s: nn.EmbeddingBag(9, 4, mode=pick("mean", "sum", "max")),

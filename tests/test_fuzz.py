@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from fuzz_networks import INPUTS, inputs, networks
+from fuzz_words import MIXING
 from hypothesis import HealthCheck, assume, given, seed, settings, strategies as st
 from optimizer_oracle import RULES
 
@@ -60,29 +61,30 @@ def trained(model):
 
 
 def by_autograd(model, x):
-    """Outputs ``[n, C]`` and tangent features ``[n, C, P]``, one sample and output at a time."""
+    """Outputs ``[n, C]`` and tangent features ``[n, C, P]``, sample by sample."""
     outputs, rows = [], []
     for xi in x.split(1):
         f = model(xi.clone())[0]
         outputs.append(f.detach())
         still = torch.zeros(sum(p.numel() for p in trained(model)), dtype=f.dtype)
-        rows.append(
-            torch.stack([pulled(v, trained(model)) if v.requires_grad else still for v in f])
-        )
+        grads = [pulled(v, trained(model)) if v.requires_grad else still for v in f]
+        rows.append(torch.stack(grads))
     return torch.stack(outputs), torch.stack(rows)
 
 
 def gaps_of(model, x):
-    """By how much outputs depend on the rest of a batch; or they and gradients in a larger one."""
+    """How far outputs depend on the rest of the batch; or they or gradients on a larger one."""
     outputs, _ = mixing(model, x)
-    return outputs, max(outputs, *mixing(model, torch.cat([x, x])))
+    words = {getattr(module, "word", "") for module in model.modules()}
+    larger = [1.0] if words & set(MIXING) else mixing(model, torch.cat([x, x]))
+    return outputs, max(outputs, *larger)
 
 
 def mixing(model, x):
     """By how much outputs, and by how much gradients, depend on the rest of a batch."""
     alone, rows = by_autograd(model, x)
     f = model(x.clone())
-    gap = float((f - alone).abs().max() / alone.abs().max().clamp_min(1e-6))
+    gap = float((f.detach() - alone).abs().max() / alone.abs().max().clamp_min(1e-6))
     if not f.requires_grad:
         return gap, 0.0
     r = 1 + torch.rand(f.shape, dtype=f.dtype, generator=torch.Generator().manual_seed(1))
@@ -110,7 +112,7 @@ def agreed(ask, wanted, gaps, must_refuse=True, near=NEAR):
         got = ask()
     except (ValueError, TypeError) as error:
         own_words(error)
-        if may <= KEEPS:
+        if may <= KEEPS and "takes another path" not in str(error):  # the batch in parts, say
             raise AssertionError(f"refused, though it keeps samples apart: {error}") from error
         return
     assert must < MIXES or not must_refuse, f"a network that mixes samples ({must:.2g}) is taken"
@@ -139,15 +141,14 @@ def kernels(draw, kind):
     generated = draw(st.integers(0, 99))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generated)
-        x1, x2 = (inputs(kind, draw(st.integers(1, 6))) for _ in range(2))
+        x1, x2 = (inputs(kind, draw(st.sampled_from([4, 1, 2, 3, 5, 6, 6]))) for _ in range(2))
         if draw(st.booleans()):  # twice the same sample
             x1[-1] = x1[0]
         shape = INPUTS[kind]
         other = inputs(kind, 3, (shape[0] + 2, *shape[1:]) if kind != "images" else (2, 5, 6))
     try:
-        same = (
-            by_autograd(copy.deepcopy(model), other)[0].shape[1] == model(x2[:1].clone()).shape[1]
-        )
+        outputs, _ = by_autograd(copy.deepcopy(model), other)
+        same = outputs.shape[1] == model(x2[:1].clone()).shape[1]
     except Exception:
         same = False
     other = other if same else x2
@@ -168,7 +169,7 @@ def as_torch_can():
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        beyond = "not implemented", "more than 1 value per channel"
+        beyond = "not implemented", "more than 1 value per channel", "by an inplace operation"
         assume(not any(words in str(error) for words in beyond))
         raise
 
