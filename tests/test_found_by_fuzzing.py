@@ -4,10 +4,22 @@ import odd_models as odd
 import pytest
 import torch
 from odd_models import built
-from test_guard import X, Y, contributions, numbers, off, own_contributions
+from test_guard import (
+    Q,
+    X,
+    Y,
+    by_autograd,
+    contributions,
+    numbers,
+    off,
+    own_contributions,
+    pulled,
+)
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import pkbook as pk
+from pkbook.interpolation.quadrature import gauss_legendre
 
 
 class Bag(nn.Module):
@@ -97,3 +109,35 @@ def test_two_sizes_of_input_with_other_numbers_of_outputs_are_refused():
     for reduce in ("trace", "diagonal", "full"):
         with pytest.raises(ValueError, match="same number of outputs, got 3 and 5"):
             pk.gradient_kernel(model, numbers(5, 3, 4), numbers(6, 5, 4), reduce=reduce)
+
+
+def test_each_part_of_an_accumulated_step_meets_the_buffers_it_met():
+    """Spectral normalisation moves its vectors in every forward pass of training."""
+
+    def model():
+        net = odd.Two()
+        net.a = parametrizations.spectral_norm(net.a)
+        return net
+
+    made = built(model).train()
+    sgd = torch.optim.SGD(made.parameters(), 0.05)
+    run = pk.Trajectory(made, pk.losses.squared, sgd, (X, Y))
+    own = built(model).train()
+    theta = list(own.parameters())
+    parts = [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]
+    run.step(parts)
+    before = {n: b.clone() for n, b in own.named_buffers()}
+    grads = {}
+    for part in parts:
+        for i, v in zip(part.tolist(), (own(X[part]) - Y[part]).square().sum(1) / 2, strict=True):
+            grads[i] = torch.cat([g.flatten() for g in pulled(v / len(part) / 2, theta)])
+    delta = -0.05 * sum(grads.values())
+    start = torch.nn.utils.parameters_to_vector(theta).detach()
+    own.load_state_dict(before, strict=False)
+    phi = 0
+    for tau, weight in gauss_legendre(3):
+        torch.nn.utils.vector_to_parameters(start + tau * delta, theta)
+        phi = phi + weight * by_autograd(own.eval(), Q)[:, 0]
+    told = run.interpolate(Q, tolerance=None, nodes=3).contributions[:5, :, 0]
+    wanted = torch.stack([-0.05 * phi @ grads[i] for i in range(5)])
+    assert off(told, wanted) <= 1e-9

@@ -201,7 +201,7 @@ def check_kernels(model, x1, x2):
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_kernels(kind):
-    tried(55)(given(kernels(kind))(lambda example: check_kernels(*example)))()
+    tried(35)(given(kernels(kind))(lambda example: check_kernels(*example)))()
 
 
 OPTIMIZERS = {
@@ -322,4 +322,4 @@ def check_run(kind, run):
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_runs(kind):
-    tried(20)(given(runs(kind))(lambda run: check_run(kind, run)))()
+    tried(15)(given(runs(kind))(lambda run: check_run(kind, run)))()

@@ -17,11 +17,12 @@ from pkbook.basics.checks import (
 )
 from pkbook.basics.parameters import Tree, sum_of, trainable
 from pkbook.basics.randomness import seeded
+from pkbook.basics.replaced import replaced
 from pkbook.interpolation.optimizer_memory import Memory, own_terms
 from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left_end, refined
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.shares import Batch, Pulls, batch_gradient, meet
-from pkbook.interpolation.statistics import Statistics, watching
+from pkbook.interpolation.statistics import Statistics, Updates, watching
 from pkbook.kernels.gradients import require_apart
 from pkbook.kernels.inputs import evaluate, require_fit
 from pkbook.kernels.passes import calling
@@ -30,7 +31,14 @@ from pkbook.kernels.watch import Watch
 from pkbook.runs.copies import copied
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording, Replayed
-from pkbook.runs.steps import as_tensor, mixes_samples, parts_of, put_buffers, set_modes
+from pkbook.runs.steps import (
+    as_tensor,
+    buffers_of,
+    mixes_samples,
+    parts_of,
+    put_buffers,
+    set_modes,
+)
 
 
 def require_walk(run: Recording, x: Tensor) -> None:
@@ -161,10 +169,11 @@ class Walk:
         moved = any(not torch.equal(b, after.buffers[n]) for n, b in before.buffers.items())
         if self.statistics is None or not moved:
             return None
-        put_buffers(model, before.buffers)
-        parts = []
-        for numbers, seed in parts_of(self.run.store.steps[k]):
-            batch = self._batch(k, (numbers, seed), before, model)
+        parts: list[Updates] = []
+        batches = zip(
+            parts_of(self.run.store.steps[k]), self.batches(k, before, model), strict=True
+        )
+        for (numbers, _), batch in batches:
             seen = watching(model, before.buffers, len(numbers), parts)
             with seen as found, torch.no_grad(), batch.forward(before.parameters):
                 parts.append(found)
@@ -211,9 +220,29 @@ class Walk:
     def batches(self, k: int, before: StepState, model: nn.Module) -> list[Batch]:
         """The forward passes of step k."""
         parts = parts_of(self.run.store.steps[k])
-        return [self._batch(k, part, before, model) for part in parts]
+        buffers = self._buffers_met(k, before, model, parts)
+        return [
+            self._batch(k, part, before, model, met)
+            for part, met in zip(parts, buffers, strict=True)
+        ]
 
-    def _batch(self, k: int, part: tuple[Sequence[int], int], before: StepState, model) -> Batch:
+    def _buffers_met(self, k: int, before: StepState, model: nn.Module, parts) -> list[Tree]:
+        """The buffers that each part of a step met: the parts before it may have moved them."""
+        found = [before.buffers]
+        if len(parts) == 1 or not before.buffers:
+            return found * len(parts)
+        set_modes(model, self.run.store.steps[k])
+        put_buffers(model, before.buffers)
+        for numbers, seed in parts[:-1]:
+            xb = self.run.x[as_tensor(numbers, self.run.x.device)]
+            with torch.no_grad(), seeded(seed, xb.device), replaced(model, before.parameters):
+                model(xb)
+            found.append(buffers_of(model))
+        return found
+
+    def _batch(
+        self, k: int, part: tuple[Sequence[int], int], before: StepState, model, buffers: Tree
+    ) -> Batch:
         """One forward pass of step k, in the modes and with the random numbers it had then."""
         run, record = self.run, self.run.store.steps[k]
         set_modes(model, record)
@@ -224,6 +253,7 @@ class Walk:
         @contextmanager
         def forward(parameters: Tree, watch: Watch | None = None) -> Iterator[Tensor]:
             xb = run.x[as_tensor(numbers, run.x.device)]
+            put_buffers(model, buffers)
             with seeded(seed, xb.device), calling(model, xb)(parameters, watch) as f:
                 seen["shape"] = f.shape
                 yield as_matrix(f, n)
