@@ -141,3 +141,11 @@ def test_each_part_of_an_accumulated_step_meets_the_buffers_it_met():
     told = run.interpolate(Q, tolerance=None, nodes=3).contributions[:5, :, 0]
     wanted = torch.stack([-0.05 * phi @ grads[i] for i in range(5)])
     assert off(told, wanted) <= 1e-9
+
+
+def test_samples_with_other_numbers_of_different_tokens():
+    """Alone they give four rows and five, together eight: twice the first one's by chance."""
+    x = torch.tensor([[4, 5, 0, 5, 7], [1, 2, 5, 8, 0], [2, 3, 1, 8, 4]])
+    model = built(odd.Unique)
+    phi = by_autograd(model, x).flatten(1)
+    assert off(pk.gradient_kernel(model, x), phi @ phi.T) <= 1e-12

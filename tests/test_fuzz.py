@@ -112,7 +112,9 @@ def agreed(ask, wanted, gaps, must_refuse=True, near=NEAR):
         got = ask()
     except (ValueError, TypeError) as error:
         own_words(error)
-        if may <= KEEPS and "takes another path" not in str(error):  # the batch in parts, say
+        # The batch in parts, say; sparse gradients of an optimizer that needs dense ones.
+        known = "takes another path", "must be dense"
+        if may <= KEEPS and not any(words in str(error) for words in known):
             raise AssertionError(f"refused, though it keeps samples apart: {error}") from error
         return
     assert must < MIXES or not must_refuse, f"a network that mixes samples ({must:.2g}) is taken"

@@ -154,6 +154,8 @@ def _layout(first: Use, second: Use, both: Use) -> Layout | None:
     lead = both.layer.leading(both)
     one, two = first.inputs, both.inputs
     grown = [d for d in range(lead) if one.shape[d] != two.shape[d]]
+    if second.inputs.shape != one.shape:  # as many rows as a sample has different tokens, say
+        return None
     if len(grown) != 1 or two.shape[grown[0]] != 2 * one.shape[grown[0]]:
         return None
     inner = one.shape[grown[0]]
