@@ -85,7 +85,7 @@ def compare(got, wanted, check):
             assert list(a) == list(b)
             for name in b:
                 check(a[name], b[name])
-        elif field.name == "tolerance":
+        elif field.name in ("tolerance", "doubt"):
             assert a == b
         else:
             check(a, b)

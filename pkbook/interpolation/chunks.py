@@ -22,7 +22,7 @@ from pkbook.basics.files import (
     write_checked,
     write_whole,
 )
-from pkbook.interpolation.result import Interpolation
+from pkbook.interpolation.result import DOUBTS, Interpolation
 from pkbook.runs.storage import dump_manifest, load_manifest
 
 KIND = "explanation"
@@ -64,6 +64,7 @@ def packed(told: Interpolation, place: Tensor) -> dict[str, Tensor]:
         "step/samples": torch.cat(numbers),
         "step/values": torch.cat(values),
         "step/sizes": torch.tensor([len(n) for n in numbers]),
+        "doubt": torch.tensor(DOUBTS.index(told.doubt)),
     }
     if told.tolerance is not None:
         found["tolerance"] = torch.tensor(told.tolerance, dtype=torch.float64)
@@ -92,6 +93,7 @@ def unpacked(tensors: dict[str, Tensor]) -> Interpolation:
         dicts["by_parameter"],
         dicts["entries"],
         tensors["tolerance"].item() if "tolerance" in tensors else None,
+        DOUBTS[int(tensors["doubt"])] if "doubt" in tensors else DOUBTS[0],
     )
 
 

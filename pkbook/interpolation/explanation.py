@@ -172,4 +172,5 @@ def _query_alone(told: Interpolation, i: int) -> Interpolation:
         {name: t[:, at] for name, t in told.by_parameter.items()},
         {name: t[at] for name, t in told.entries.items()},
         told.tolerance,
+        told.doubt,
     )

@@ -50,6 +50,11 @@ class Query:
     chosen: Tensor | None
     plan: Plan | None
 
+    @property
+    def rough(self) -> bool:
+        """Whether the model computes with less precision than its parameters have."""
+        return self.plan is not None and self.plan.rough
+
     def value(self, model: nn.Module, parameters: Tree) -> Tensor:
         """The outputs ``[m, C]``."""
         return evaluate(model, self.x, parameters, self.chosen)
@@ -145,8 +150,8 @@ def refined(
     remains is returned.
 
     A kink's residual shrinks with its piece.  What does not shrink is the computation's own
-    rounding, of a model that works with less precision than its parameters, say: a query whose
-    residuals are still half as large at ``TRIED`` pieces is halved no more.
+    rounding: where a model works with less precision than its parameters have (bfloat16 inside,
+    say), a query whose residuals are still half as large at ``TRIED`` pieces is halved no more.
     """
     rounding = 8 * torch.finfo(ends[0].dtype).eps * ends[0].abs().double()
     allowed = torch.maximum(allowed, rounding)
@@ -157,7 +162,8 @@ def refined(
     while True:
         state = _State(pieces, allowed)
         peak = torch.where(count < TRIED, torch.maximum(peak, state.level), peak)
-        stalled |= (count >= TRIED) & (state.level > peak / 2)
+        if segment.query.rough:
+            stalled |= (count >= TRIED) & (state.level > peak / 2)
         split = state.over & (count < most) & ~stalled
         if not split.any():
             break

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from pkbook.basics.checks import require_tensor, require_whole
 
+DOUBTS = ("rounding", "scales", "precision")
+
 
 @dataclass(frozen=True)
 class Interpolation:

@@ -38,6 +38,8 @@ class Plan:
     """Entries of all layer outputs of one sample: the gradients of one network output."""
     ends: Tensor
     """Outputs ``[2, C]`` of the first and the last sample, each alone."""
+    rough: bool
+    """Whether some operation gave numbers of less precision than the parameters have."""
     term: float
     """Largest term of the sums that the outputs are made of, as far as it is known."""
 
@@ -82,6 +84,7 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
         looked,
         sum(use.out for use in first.uses),
         torch.cat([f1, f2]),
+        first.coarsest > min(torch.finfo(p.dtype).eps for p in parameters.values()),
         term,
     )
 
