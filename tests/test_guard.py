@@ -364,3 +364,47 @@ def test_outputs_as_wide_as_the_batch_are_refused():
     model.forward = lambda x: (x @ model.weight.T) @ (x @ model.weight.T).T
     with pytest.raises(ValueError, match=r"mixes the samples|outputs for one input"):
         pk.gradient_kernel(model, X)
+
+
+class Levels(nn.Module):
+    """Looks an embedding up by its last input and puts it beside the others, as diffusion does."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 1))
+        self.register_buffer("table", torch.randn(9, 4))
+
+    def forward(self, x):
+        place = x[:, -1].detach().round().long()
+        return self.net(torch.cat([x[:, :-1], self.table[place - 1]], 1))
+
+
+@pytest.mark.parametrize(
+    ("forward", "known"),
+    [
+        (None, True),
+        (lambda m, x: m.net(torch.cat([x[:, :-1], m.table[: len(x)]], 1)), False),
+        (lambda m, x: m.net(torch.cat([x[:-1], x[-1:]])[:, [0, 1, 2, 0, 1, 2, 0]]), False),
+        (lambda m, x: m.net(torch.cat([x[:, :3], x.flip(0)], 1)), False),
+    ],
+)
+def test_columns_beside_columns_keep_rows_and_rows_below_rows_do_not(forward, known, monkeypatch):
+    model, seen = built(Levels), []
+    if forward is not None:
+        model.forward = lambda x: forward(model, x)
+    real = sides._by_construction
+
+    def noted(watch, uses):
+        seen.append(real(watch, uses))
+        return seen[-1]
+
+    monkeypatch.setattr(sides, "_by_construction", noted)
+    x = torch.cat([numbers(8, 3), torch.arange(1.0, 9.0, dtype=D)[:, None]], 1)
+    try:
+        got = pk.gradient_kernel(model, x)
+    except ValueError:
+        assert not known
+        return
+    assert set(seen) <= {known}
+    phi = by_autograd(model, x).flatten(1)
+    assert off(got, phi @ phi.T) <= 1e-12

@@ -16,7 +16,7 @@ from pkbook.kernels.layers import LAYERS
 
 EACH_ENTRY: set[Callable] = {
     torch.tanh, torch.sigmoid, torch.relu, torch.exp, torch.sin, torch.cos, torch.abs, torch.square,
-    torch.neg, torch.clamp, torch.erf,
+    torch.neg, torch.clamp, torch.erf, torch.round, Tensor.round, Tensor.long, Tensor.detach,
     Tensor.tanh, Tensor.sigmoid, Tensor.relu, Tensor.exp, Tensor.sin, Tensor.cos, Tensor.abs,
     Tensor.square, Tensor.neg, Tensor.clamp, Tensor.__neg__, Tensor.contiguous, Tensor.float,
     Tensor.double, torch.relu_, Tensor.relu_, torch.tanh_, Tensor.tanh_,
@@ -79,6 +79,10 @@ class Rows:
             return call is not None and self.has(call.inputs) and call.inputs.ndim > 1
         if func in PAIRS:
             return self._pair(args)
+        if func is Tensor.__getitem__:
+            return self._picked(*args)
+        if func is torch.cat:
+            return self._joined(*args, **kwargs)
         first, *others = args
         if not self.has(first) or any(isinstance(a, Tensor) for a in others):
             return False
@@ -93,6 +97,20 @@ class Rows:
         if not rows or any(t.ndim != rows[0].ndim for t in rows):
             return False
         return all(self._same_for_all(t, rows[0].ndim) for t in tensors if not self.has(t))
+
+    def _picked(self, t: Tensor, index: object) -> bool:
+        """Columns of all rows, ``x[:, 2:]``; or entries of a table by each row's numbers."""
+        if isinstance(index, Tensor):
+            return id(t) in self._constants and self.has(index) and not index.is_floating_point()
+        whole = isinstance(index, tuple) and len(index) > 0 and index[0] == slice(None)
+        return self.has(t) and whole and all(isinstance(i, int | slice) for i in index)
+
+    def _joined(self, tensors: Iterable[Tensor], dim: int = 0) -> bool:
+        """Columns beside columns."""
+        parts = list(tensors)
+        size = parts[0].ndim
+        alike = all(self.has(t) and t.ndim == size for t in parts)
+        return alike and dim % size != 0
 
     def _same_for_all(self, t: Tensor, dimensions: int) -> bool:
         return id(t) in self._constants and (
