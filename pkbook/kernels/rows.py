@@ -102,8 +102,9 @@ class Rows:
         """Columns of all rows, ``x[:, 2:]``; or entries of a table by each row's numbers."""
         if isinstance(index, Tensor):
             return id(t) in self._constants and self.has(index) and not index.is_floating_point()
-        whole = isinstance(index, tuple) and len(index) > 0 and index[0] == slice(None)
-        return self.has(t) and whole and all(isinstance(i, int | slice) for i in index)
+        if not isinstance(index, tuple) or not index or index[0] != slice(None):
+            return False
+        return self.has(t) and all(isinstance(i, int | slice) for i in index)
 
     def _joined(self, tensors: Iterable[Tensor], dim: int = 0) -> bool:
         """Columns beside columns."""
