@@ -68,6 +68,11 @@ class Rules:
         return refined(segment, self.nodes, ends, allowed, self.most_pieces)
 
 
+def _moved(before: StepState, after: StepState) -> bool:
+    """Whether a step changed a buffer."""
+    return any(not torch.equal(b, after.buffers[n]) for n, b in before.buffers.items())
+
+
 NOISE = 3.0  # residuals below so many times the rounding known of earlier steps are not halved
 
 
@@ -152,7 +157,7 @@ class Walk:
         values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
         numbers = as_tensor(self.run.store.steps[k].batch, self.run.x.device)
         total = sum_of(values.values()) if values else self._nothing(len(numbers))
-        shares = self._statistics(k, before, after, model)
+        shares = self._statistics(k, before, after, model, parts)
         if shares is not None:
             total = total + shares
             self._add_other("running statistics", -shares.sum(0))
@@ -163,17 +168,13 @@ class Walk:
         self._add_entries(parts, pulls)
 
     def _statistics(
-        self, k: int, before: StepState, after: StepState, model: nn.Module
+        self, k: int, before: StepState, after: StepState, model: nn.Module, batches: list[Batch]
     ) -> Tensor | None:
         """The samples' shares of what moved the running statistics, ``[B, m, C]``."""
-        moved = any(not torch.equal(b, after.buffers[n]) for n, b in before.buffers.items())
-        if self.statistics is None or not moved:
+        if self.statistics is None or not _moved(before, after):
             return None
         parts: list[Updates] = []
-        batches = zip(
-            parts_of(self.run.store.steps[k]), self.batches(k, before, model), strict=True
-        )
-        for (numbers, _), batch in batches:
+        for (numbers, _), batch in zip(parts_of(self.run.store.steps[k]), batches, strict=True):
             seen = watching(model, before.buffers, len(numbers), parts)
             with seen as found, torch.no_grad(), batch.forward(before.parameters):
                 parts.append(found)
@@ -191,7 +192,7 @@ class Walk:
         model.eval()
         put_buffers(model, before.buffers)
         segment = Segment(self.query, model, before.parameters, after_step.parameters)
-        moved = any(not torch.equal(b, after_step.buffers[n]) for n, b in before.buffers.items())
+        moved = _moved(before, after_step)
         ends = allowed = None
         after, self.after = self.after, None
         if moved or self.budget is not None:

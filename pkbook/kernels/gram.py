@@ -2,6 +2,7 @@ r"""Blocks of inner products of tangent features, computed in pieces that fit in
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_choice, require_whole
 from pkbook.basics.parameters import Tree, sum_of
 from pkbook.kernels.contraction import Sum, contract, squares, write_out
-from pkbook.kernels.factors import Factor
+from pkbook.kernels.factors import Factor, widen
 from pkbook.kernels.gradients import batch_side
 from pkbook.kernels.inputs import checked, require_finite_layers, require_fit
 from pkbook.kernels.plan import Plan, plan
@@ -18,6 +19,7 @@ from pkbook.kernels.side import Side
 
 Weight = dict[str, Tensor] | dict[str, float]
 """A diagonal weight: a number for each parameter, or one for each of its entries."""
+T = TypeVar("T")
 REDUCTIONS = ("trace", "full", "diagonal")
 SLICE = 2**28  # bytes; buffers of this size are used again, larger ones are fresh pages each time
 
@@ -84,14 +86,13 @@ def squared_lengths(
     with torch.inference_mode(False):
         p = checked(model, x, parameters, "x")
         end = End(model, _plain(x), _copied(p), _planned(model, _plain(x), p, "x"))
-        some = end.slices(_budget(memory, x.device))
-        while True:
-            try:
-                sides = (end.side(i) for i in some)
-                found = torch.cat([sum_of(map(squares, side.values())) for side in sides])
-                break
-            except _MoreWrittenOut:
-                some = end.slices(_budget(memory, x.device))
+        memory = _budget(memory, x.device)
+
+        def lengths() -> Tensor:
+            sides = (end.side(i) for i in end.slices(memory))
+            return torch.cat([sum_of(map(squares, side.values())) for side in sides])
+
+        found = _once_settled(lengths)
         if not torch.isfinite(found).all():
             require_finite_layers(model, end.x, p, "x")
             raise ValueError("the kernel is not finite: a gradient of the model overflowed")
@@ -247,8 +248,7 @@ class Kind:
         self, left: Side, right: Side, ends: list[End], size: tuple[int, int], same: bool
     ) -> list[Tensor]:
         """One block of each group's matrix."""
-        kind = torch.float32 if ends[0].like.dtype.itemsize < 4 else ends[0].like.dtype
-        like = ends[0].like.new_empty(0, dtype=kind)
+        like = widen(ends[0].like.new_empty(0))
         both = ends[0].plan.covered & ends[-1].plan.covered
         twins = {w: b for w, b in ends[0].plan.twins.items() if {w, b} <= both}
         blocks = []
@@ -262,7 +262,7 @@ class Kind:
     def empty(self, ends: list[End]) -> list[Tensor]:
         """Room for the whole matrices."""
         c, like = ends[0].plan.outputs, ends[0].like
-        dtype = torch.float32 if like.dtype.itemsize < 4 else like.dtype
+        dtype = widen(like.new_empty(0)).dtype
         shape = {"trace": (), "diagonal": (c,), "full": (c, c)}[self.reduce]
         size = len(ends[0].x), len(ends[-1].x)
         return [torch.empty(*size, *shape, dtype=dtype, device=like.device) for _ in self.groups]
@@ -273,13 +273,19 @@ class Kind:
         return block.transpose(2, 3) if self.reduce == "full" else block
 
 
-def _blocks(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
-    """The Gram matrix of each group of parameters; one end stands for both of a symmetric one."""
+def _once_settled(compute: Callable[[], T]) -> T:
+    """The result of ``compute``, begun again where more must be written out than was planned."""
     while True:
         try:
-            return _symmetric(kind, ends, memory) if len(ends) == 1 else _pairs(kind, ends, memory)
+            return compute()
         except _MoreWrittenOut:  # which happens as often as there are parameters, at most
             continue
+
+
+def _blocks(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
+    """The Gram matrix of each group of parameters; one end stands for both of a symmetric one."""
+    way = _symmetric if len(ends) == 1 else _pairs
+    return _once_settled(lambda: way(kind, ends, memory))
 
 
 def _symmetric(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:

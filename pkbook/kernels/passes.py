@@ -30,7 +30,9 @@ def calling(model: nn.Module, x: Tensor) -> Forward:
     @contextmanager
     def forward(leaves: Tree, watch: Watch | None = None) -> Iterator[Tensor]:
         buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-        own = {id(p): name for name, p in model.named_parameters() if name in leaves}
+        own = {}
+        if watch is not None:
+            own = {id(p): name for name, p in model.named_parameters() if name in leaves}
         with replaced(model, buffers | leaves), _one_path():
             inputs = x.clone()
             if watch is not None:
