@@ -176,6 +176,11 @@ def test_force_fields_close():
 
 def test_inputs_are_left_as_they_are():
     model, x, q = built(odd.InPlace), X.clone(), Q.clone()
+    task = pk.diffusion_limit.Task(model, pk.losses.squared, (x, Y))
+    task.outputs(torch.stack([task.theta] * 2), x)
+    pk.diagnostics.rank_gap(model, x, q)
+    pk.function_space.matrix_free(model, pk.function_space.uniform(x))
+    assert torch.equal(x, X)
     pk.tangent_features(model, x)
     pk.gradient_kernel(model, x, q)
     assert torch.equal(x, X)

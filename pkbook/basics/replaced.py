@@ -54,14 +54,3 @@ def _places(
             for name, t in holder.items():
                 if t is not None and first[id(t)] in tensors:
                     yield holder, name, tensors[first[id(t)]]
-
-
-def call_with(model: nn.Module, tensors: Mapping[str, Tensor], *arguments: object) -> Tensor:
-    """``model(*arguments)`` with ``tensors`` in place of its parameters and buffers.
-
-    >>> import torch
-    >>> call_with(nn.Linear(1, 1, bias=False), {"weight": torch.ones(1, 1)}, torch.ones(1, 1))
-    tensor([[1.]])
-    """
-    with replaced(model, tensors):
-        return model(*arguments)

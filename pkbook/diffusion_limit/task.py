@@ -22,7 +22,7 @@ from pkbook.basics.checks import (
     require_whole,
 )
 from pkbook.basics.parameters import trainable
-from pkbook.basics.replaced import call_with
+from pkbook.basics.replaced import replaced
 from pkbook.diffusion_limit.chain import Chain, layers_of
 
 CHUNK_BYTES = 2**23  # of what is kept for backward passes at once: it stays in the caches
@@ -86,7 +86,7 @@ class Task:
         own = trainable(self.model)
         with evaluating(self.model), torch.no_grad():
             require_deterministic(self.model)
-            f = self.model(x)
+            f = self.model(x.clone())
             losses = self.loss(f, y)
         if losses.shape != (len(x),):
             raise ValueError(
@@ -138,7 +138,8 @@ class Task:
         return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def _call(self, theta: Tensor, x: Tensor) -> Tensor:
-        return call_with(self.model, self.parameters(theta), x)
+        with replaced(self.model, self.parameters(theta)):
+            return self.model(x.clone())  # a model may work in place on its input
 
     def _outputs(self, theta: Tensor, x: Tensor) -> Tensor:
         return self._call(theta, x).reshape(len(x), -1)

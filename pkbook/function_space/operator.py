@@ -27,6 +27,7 @@ from pkbook.function_space.measure import Measure, uniform
 from pkbook.function_space.modes import Modes, find_modes
 from pkbook.kernels import gradient_kernel
 from pkbook.kernels.features import pushforward
+from pkbook.kernels.inputs import evaluate
 from pkbook.kernels.passes import calling
 
 CHUNK = 4096  # inputs whose outputs are alive at once in a matrix-free product
@@ -137,8 +138,7 @@ def matrix_free(model: nn.Module, measure: Measure) -> IntegralOperator:
     tensor([0.3333], dtype=torch.float64)
     """
     nodes = require_inputs(require_deterministic(require_module(model)), measure.nodes, "nodes")
-    with torch.no_grad():
-        outputs = as_matrix(model(nodes[:1]), 1).shape[1]
+    outputs = evaluate(model, nodes[:1], trainable(model), None).shape[1]
 
     def times(columns: Tensor) -> Tensor:
         return torch.stack(

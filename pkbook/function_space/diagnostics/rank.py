@@ -18,6 +18,7 @@ from pkbook.basics.parameters import trainable
 from pkbook.function_space.kernel_matrix import as_gram, require_not_negative
 from pkbook.kernels import gradient_kernel
 from pkbook.kernels.features import tangent_features
+from pkbook.kernels.inputs import evaluate
 
 LARGE = 2**28  # bytes of a tangent matrix above which its Gram matrix is taken instead
 VIA = ("auto", "features", "kernel")
@@ -131,8 +132,7 @@ def rank_gap(
     x = require_inputs(require_deterministic(require_module(model)), x, "x")
     both = torch.cat([x, require_inputs(model, other, "other")])
     if via == "auto":
-        with torch.no_grad():
-            outputs = model(x[:1]).numel()
+        outputs = evaluate(model, x[:1], trainable(model), None).numel()
         numbers = sum(p.numel() for p in trainable(model).values()) * outputs * len(both)
         via = "features" if numbers * both.element_size() <= LARGE else "kernel"
     spectra = _by_features if via == "features" else _by_kernel
