@@ -127,6 +127,23 @@ def test_cifar_archive(tmp_path, random):
     assert y.dtype == np.int64
 
 
+def test_cifar_archive_of_broken_records_is_refused(tmp_path, random):
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    images = random.integers(0, 256, (2, 3, 32, 31), dtype=np.uint8)
+    write_cifar(tmp_path / "c.tar.gz", dict.fromkeys(names, (images, random.integers(0, 10, 2))))
+    with pytest.raises(ValueError, match=r"expected records of 3073 bytes, came 5954 .*fetch it"):
+        download.read_cifar10(tmp_path / "c.tar.gz", "test")
+
+
+def test_cifar_archive_without_its_files_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as archive:
+        entry = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        entry.type = tarfile.DIRTYPE
+        archive.addfile(entry)
+    with pytest.raises(ValueError, match=r"expected a file cifar-10.*test_batch.bin, came a fold"):
+        download.read_cifar10(tmp_path / "c.tar.gz", "test")
+
+
 def test_mnist_full_fetches_once(small_mnist, tmp_path):
     held, asked = small_mnist
     for split, prefix in (("train", "train"), ("test", "t10k")):

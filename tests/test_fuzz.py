@@ -112,9 +112,7 @@ def agreed(ask, wanted, gaps, must_refuse=True, near=NEAR):
         got = ask()
     except (ValueError, TypeError) as error:
         own_words(error)
-        # The batch in parts, say; sparse gradients of an optimizer that needs dense ones.
-        known = "takes another path", "must be dense"
-        if may <= KEEPS and not any(words in str(error) for words in known):
+        if may <= KEEPS and "must be dense" not in str(error):
             raise AssertionError(f"refused, though it keeps samples apart: {error}") from error
         return
     assert must < MIXES or not must_refuse, f"a network that mixes samples ({must:.2g}) is taken"
@@ -203,7 +201,7 @@ def check_kernels(model, x1, x2):
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_kernels(kind):
-    tried(35)(given(kernels(kind))(lambda example: check_kernels(*example)))()
+    tried(55)(given(kernels(kind))(lambda example: check_kernels(*example)))()
 
 
 OPTIMIZERS = {
@@ -324,4 +322,4 @@ def check_run(kind, run):
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_runs(kind):
-    tried(15)(given(runs(kind))(lambda run: check_run(kind, run)))()
+    tried(20)(given(runs(kind))(lambda run: check_run(kind, run)))()

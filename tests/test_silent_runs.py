@@ -204,6 +204,15 @@ def test_sparse_gradients_of_plain_descent_are_taken_apart():
     )
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_vectors_shortened_in_the_forward_pass_are_refused(kind):
+    model = nn.Sequential(kind(5, 3, max_norm=0.5), nn.Flatten(), nn.LazyLinear(1))
+    tokens = torch.randint(5, (12, 2), generator=torch.Generator().manual_seed(0))
+    model(tokens)
+    with pytest.raises(ValueError, match=r"layer '0' \(Embedding.*max_norm=None, got 0.5"):
+        begun(model, data=(tokens, Y))
+
+
 def test_under_inference_mode_a_run_is_recorded_as_elsewhere(tmp_path):
     own, other = parts(norm=True), parts(seed=9, norm=True)
     seen = plain(own=parts(norm=True))

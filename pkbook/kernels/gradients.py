@@ -23,9 +23,8 @@ def batch_side(
     alone = made.ends
     if made.looked or not planned:
         alone = torch.cat([evaluate(model, x[i : i + 1], parameters, None) for i in rows])
-    found = None
-    if made.covered:
-        found = side(calling(model, x), parameters, made, alone=(rows, alone))
+    found = _by_factors(model, x, parameters, made, alone=(rows, alone))
+    if found is not None:
         outputs = found.outputs
     else:
         outputs = evaluate(model, x, parameters, None)
@@ -63,15 +62,27 @@ def query_side(
     """
     seeds = None if chosen is None else lambda f: [_one_output(f, chosen)]
     found = None
-    if made and not made.looked and made.covered:
-        try:
-            found = side(calling(model, x), parameters, made, seeds)
-        except PathChanged:
-            found = None
+    if made and not made.looked:
+        found = _by_factors(model, x, parameters, made, seeds=seeds)
     settled = frozenset() if found is None else found.settled
     rest = _sample_by_sample(model, x, parameters, settled, chosen)
     _require_agreement(found, rest)
     return rest if found is None else found.side | rest
+
+
+def _by_factors(
+    model: nn.Module, x: Tensor, parameters: Tree, made: Plan, **options
+) -> Found | None:
+    """What :func:`side` finds; None where the model takes another path than planned.
+
+    It may take its batch in parts, for example: as many as the batch is long.
+    """
+    if not made.covered:
+        return None
+    try:
+        return side(calling(model, x), parameters, made, **options)
+    except PathChanged:
+        return None
 
 
 def _one_output(f: Tensor, chosen: Tensor) -> Tensor:

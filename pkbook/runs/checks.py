@@ -107,6 +107,19 @@ def require_alone(model: nn.Module) -> nn.Module:
     return model
 
 
+def require_moved_by_steps(model: nn.Module) -> nn.Module:
+    """Refuse a model whose forward pass moves parameters: only optimizer steps may."""
+    for name, module in model.named_modules():
+        if getattr(module, "max_norm", None) is not None:
+            raise ValueError(
+                f"layer {name or 'model'!r} ({type(module).__name__}) must have max_norm=None, got "
+                f"{module.max_norm}: it shortens its vectors in the forward pass, outside of the "
+                "optimizer's steps, and no sample did that; use weight_decay instead, or divide "
+                "by the norm in forward"
+            )
+    return model
+
+
 def layout(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list]:
     """Which parameters there are, by identity: what may not change during a run."""
     groups = [group["params"] for group in optimizer.param_groups]

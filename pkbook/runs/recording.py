@@ -29,6 +29,7 @@ from pkbook.runs.checks import (
     require_clip,
     require_data,
     require_fitting_loss,
+    require_moved_by_steps,
     require_same_layout,
     trained_names,
 )
@@ -138,7 +139,7 @@ class Recording:
 
     def _bind(self, model, loss, optimizer, data, scheduler, clip_norm, clip_value) -> None:
         """Check the parts of a run and keep them."""
-        x, y = require_data(require_alone(require_module(model)), data)
+        x, y = require_data(require_moved_by_steps(require_alone(require_module(model))), data)
         require_linear(optimizer)
         settings_of(optimizer)  # refuses an option that no record can hold
         self.scheduler = require_schedule(scheduler, optimizer)
