@@ -23,6 +23,7 @@ from pkbook.kernels import (
     gradient_kernel,
     kernels_by_layer,
     normalised_kernel,
+    of,
     two_time_kernel,
     weighted_kernel,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "losses",
     "models",
     "normalised_kernel",
+    "of",
     "path_kernel",
     "plots",
     "self_influence",

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
-from pkbook.basics.checks import evaluating, require_finite, require_tensor, require_whole
+from pkbook.basics.checks import evaluating, require_finite, require_whole
 from pkbook.basics.fingerprints import digest, fingerprint
 from pkbook.basics.parameters import trainable
 from pkbook.basics.processes import Processes
@@ -39,6 +40,7 @@ from pkbook.interpolation.options import DEFAULT, Options, Rule
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.unreached import Unreached
 from pkbook.interpolation.walk import require_walk
+from pkbook.kernels.asked import Inputs, asked, tensors_of
 from pkbook.kernels.inputs import evaluate, selection
 from pkbook.runs.recording import Recording
 
@@ -50,8 +52,9 @@ COPIES = 5
 
 def explain(
     run: Recording,
-    x: Tensor,
+    x: Any,
     *,
+    of: Any = None,
     folder: str | Path | None = None,
     outputs: int | Tensor | None = None,
     rule: Rule = DEFAULT.rule,
@@ -80,7 +83,11 @@ def explain(
     run
         the recorded training.
     x
-        queries ``[m, ...]``, on any device: each chunk is moved to the model's.
+        queries ``[m, ...]``, on any device: each chunk is moved to the model's; or a structure of
+        tensors, as for :func:`pkbook.interpolate`.
+    of
+        what is explained instead of the outputs, as for :func:`pkbook.interpolate`.  A folder
+        knows a function by its name.
     folder
         where to write the result; on several processes one that all of them see.  Default in
         memory, which needs a single process.
@@ -134,14 +141,14 @@ def explain(
     >>> bool(told.reached.all())
     True
     """
-    home = run.x.device if isinstance(run, Recording) else torch.device("cpu")
+    home = run.device if isinstance(run, Recording) else torch.device("cpu")
     processes = Processes(group, timeout, home)
 
     def check() -> tuple[_Question, int]:
         if processes.size > 1 and folder is None:
             raise ValueError("folder must be given where several processes explain together")
         options = Options(rule, nodes, tolerance, most_pieces, by_parameter or layers, entries)
-        question = _asked(run, x, outputs, options)
+        question = _asked(run, x, of, outputs, options)
         return question, _fitting(question, chunk, memory, processes.size)
 
     question, fits = processes.together("checking its arguments", check)
@@ -212,7 +219,7 @@ class _Question:
     """What is asked, and how it is told apart from other questions."""
 
     run: Recording
-    x: Tensor
+    x: Inputs
     chosen: Tensor | None
     options: Options
     width: int
@@ -220,19 +227,23 @@ class _Question:
     facts: dict
 
     def answer(self, rows: slice, progress: bool) -> Interpolation:
-        home = self.run.x.device
+        home = self.run.device
         chosen = None if self.chosen is None else self.chosen[rows].to(home)
         return take_apart(self.run, self.x[rows].to(home), chosen, self.options, progress)
 
 
-def _asked(run: object, x: object, outputs: int | Tensor | None, options: Options) -> _Question:
+def _asked(
+    run: object, x: Any, of: Any, outputs: int | Tensor | None, options: Options
+) -> _Question:
     """Check what can be checked before the work, and describe it for the manifest."""
     if not isinstance(run, Recording):
         raise TypeError(f"run must be a pkbook.Trajectory, got {type(run).__name__}")
-    x = require_tensor(x, "x")
-    first = (x[:1] if x.ndim else x).to(run.x.device)
+    x = asked(x, of)
+    first = (x[:1] if x.ndim else x).to(run.device)
     require_walk(run, first)
-    x = require_finite(x.detach(), "x")
+    for t in tensors_of(x):
+        require_finite(t.detach(), "x")
+    x = x.detach()
     chosen = selection(outputs, len(x), torch.device("cpu"))
     with evaluating(run.model):
         width = evaluate(run.model, first, trainable(run.model), None).shape[1]
@@ -248,8 +259,8 @@ def _asked(run: object, x: object, outputs: int | Tensor | None, options: Option
         "pkbook": __version__,
         "torch": torch.__version__,
         "run": _run_facts(run),
-        "queries": {"number": len(x), "content": digest(x)},
-        "outputs": _described(chosen),
+        "queries": {"number": len(x), "content": "; ".join(map(digest, tensors_of(x)))},
+        "outputs": _described(chosen) if isinstance(x, Tensor) else f"{x.of}, {_described(chosen)}",
         "width": width,
         "options": _option_facts(options, run),
     }
@@ -292,7 +303,7 @@ def _fitting(question: _Question, chunk: int | None, memory: int | None, process
         return require_whole(chunk, "chunk")
     need = _bytes_of_a_query(question)
     if memory is None:
-        memory = min(free_memory(question.run.x.device) // (4 * processes), LARGEST_DEFAULT)
+        memory = min(free_memory(question.run.device) // (4 * processes), LARGEST_DEFAULT)
     elif memory < need:
         raise ValueError(
             f"memory must hold one query, about {need} bytes for this run, got {memory}"
@@ -304,6 +315,6 @@ def _bytes_of_a_query(question: _Question) -> int:
     run = question.run
     own = {name: p for name, p in run.model.named_parameters() if name in run.names}
     gradients = sum(p.numel() * p.element_size() for p in own.values())
-    samples = len(run.x) * (1 + len(own) * bool(question.options.by_parameter))
+    samples = run.samples * (1 + len(own) * bool(question.options.by_parameter))
     steps = sum(len(record.batch) for record in run.store.steps)
     return question.width * (GRADIENTS * gradients + COPIES * 8 * (samples + steps))

@@ -12,6 +12,7 @@ from pkbook.basics.files import read_checked
 from pkbook.interpolation.chunks import KIND, complaints, refuse
 from pkbook.interpolation.explain import explain
 from pkbook.interpolation.explanation import Explanation
+from pkbook.interpolation.influence import own_queries
 from pkbook.interpolation.trajectory import Trajectory
 from pkbook.runs.storage import FolderStore, load_manifest
 
@@ -147,8 +148,8 @@ def _verify_replay(run: Trajectory) -> None:
     """Replay every segment, then ask for the predictions at a few training samples."""
     gap = run.verify()
     print(f"replay: {len(run)} steps, " + ("bit for bit" if gap == 0 else f"off by {gap:.2g}"))
-    picked = torch.linspace(0, len(run.x) - 1, min(QUERIES, len(run.x))).long()
-    told = explain(run, run.x[picked.to(run.x.device)], tolerance=TOLERANCE)
+    picked = torch.linspace(0, run.samples - 1, min(QUERIES, run.samples)).long()
+    told = explain(run, own_queries(run, picked), tolerance=TOLERANCE)
     worst = told.completeness.max().item()
     if not worst <= TOLERANCE:
         raise ValueError(

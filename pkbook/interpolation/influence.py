@@ -1,6 +1,7 @@
 r"""Two more questions to a recorded run: through which later steps, and a sample on itself."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from pkbook.interpolation.options import DEFAULT, Options, Rule
 from pkbook.interpolation.shares import batch_gradient
 from pkbook.interpolation.unreached import Unreached
 from pkbook.interpolation.walk import Rules, Walk, require_walk
+from pkbook.kernels.asked import Asked, Inputs, asked
 from pkbook.kernels.inputs import selection
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording
@@ -23,8 +25,9 @@ from pkbook.runs.recording import Recording
 @outside_inference()
 def step_pairs(
     run: Recording,
-    x: Tensor,
+    x: Any,
     *,
+    of: Any = None,
     outputs: int | Tensor | None = None,
     bins: int | None = None,
     nodes: int = 3,
@@ -44,8 +47,8 @@ def step_pairs(
         the recorded training, ``K`` steps.
     x
         queries ``[m, ...]``.
-    outputs
-        None for all :math:`C` outputs, one index, or one index per query ``[m]``.
+    of, outputs
+        what is explained, as for :func:`pkbook.interpolate`.
     bins
         equal parts of the run that are told apart in both times; default every step, at most 50.
         Time and memory grow with it: each bin carries ``m C P`` numbers.
@@ -67,6 +70,7 @@ def step_pairs(
     ----------
     arXiv 2603.13872, eq. (9), (16) and (24).
     """
+    x = asked(x, of)
     require_walk(run, x)
     require_whole(nodes, "nodes")
     bins = min(len(run), 50) if bins is None else require_whole(bins, "bins")
@@ -86,7 +90,7 @@ def step_pairs(
 class _Pairs:
     """One memory for each bin of the later time: what is linear can be told apart."""
 
-    def __init__(self, run: Recording, x: Tensor, chosen, bins: int, nodes: int) -> None:
+    def __init__(self, run: Recording, x: Inputs, chosen, bins: int, nodes: int) -> None:
         self.run, self.bins = run, bins
         self.walk = Walk(run, x, chosen, Rules("gauss", nodes, None, 1), False, ())
         self.memories = [Memory() for _ in range(bins)]
@@ -123,6 +127,7 @@ def self_influence(
     run: Recording,
     numbers: Sequence[int] | Tensor | None = None,
     *,
+    of: Any = None,
     outputs: int | Tensor | None = None,
     chunk: int = 64,
     rule: Rule = DEFAULT.rule,
@@ -142,6 +147,10 @@ def self_influence(
         the recorded training.
     numbers
         training samples ``[n]``; default all.
+    of
+        what is asked of each sample, a function ``f(model, batch)`` as for
+        :func:`pkbook.interpolate`; of data that are a pair ``(x, y)`` it is given ``x``.  Default
+        the outputs for ``x``; for a loss of ``(model, batch)``, the sample's own loss.
     outputs
         None for all outputs, one index, or one per sample ``[n]`` (its own class, say).
     chunk
@@ -165,18 +174,25 @@ def self_influence(
     Pruthi et al. 2020 name the idea (TracIn); here it is exact.
     """
     require_whole(chunk, "chunk")
-    size = len(run.x)
-    numbers = torch.arange(size) if numbers is None else run.checked_batch(numbers)
-    numbers = numbers.to(run.x.device)
-    chosen = selection(outputs, len(numbers), run.x.device)
+    numbers = torch.arange(run.samples) if numbers is None else run.checked_batch(numbers)
+    numbers = numbers.to(run.device)
+    chosen = selection(outputs, len(numbers), run.device)
     options = Options(rule, nodes, tolerance, most_pieces)
     own, unreached = [], Unreached("samples")
     for start in range(0, len(numbers), chunk):
         here = slice(start, start + chunk)
         some = numbers[here]
         its_output = None if chosen is None else chosen[here]
-        part = take_apart(run, run.x[some], its_output, options, progress)
+        part = take_apart(run, own_queries(run, some, of), its_output, options, progress)
         unreached.add(part, some.tolist())
         own.append(part.contributions[some, torch.arange(len(some), device=some.device)])
     unreached.warn(stacklevel=2)
     return torch.cat(own)
+
+
+def own_queries(run: Recording, numbers: Tensor, of: Any = None) -> Inputs:
+    """Training samples as queries: their inputs, or batches of which their own losses are asked."""
+    batch = run.batch(numbers)
+    if not run.problem.of_batch:
+        return asked(batch[0], of)
+    return Asked(batch, of or run.problem.loss)

@@ -14,6 +14,7 @@ of being taken at its left end.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -22,14 +23,16 @@ from pkbook.interpolation.options import DEFAULT, Options, Rule
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.unreached import Unreached
 from pkbook.interpolation.walk import Walk, require_walk
+from pkbook.kernels.asked import Inputs, asked
 from pkbook.kernels.inputs import selection
 from pkbook.runs.recording import Recording
 
 
 def interpolate(
     run: Recording,
-    x: Tensor,
+    x: Any,
     *,
+    of: Any = None,
     outputs: int | Tensor | None = None,
     rule: Rule = DEFAULT.rule,
     nodes: int = DEFAULT.nodes,
@@ -48,9 +51,15 @@ def interpolate(
     run
         the recorded training.
     x
-        queries ``[m, ...]``, on the model's device.
+        queries ``[m, ...]``, on the model's device.  A dictionary, tuple or data class of tensors
+        is given to the model by keyword or by place.
+    of
+        what is explained instead of the outputs: a tuple of indices, ``(t, v)`` for outputs
+        ``[m, T, V]``; a function ``f(model, queries)`` returning ``[m]`` or ``[m, C]``; a margin,
+        a log-probability or the loss of labelled queries from :mod:`pkbook.kernels.of`.
     outputs
-        None for all :math:`C` outputs, one index, or one index per query ``[m]``.
+        None for all :math:`C` outputs, one index, or one index per query ``[m]``; flat, so
+        ``t * V + v`` for outputs ``[m, T, V]``.
     rule
         ``"gauss"`` averages the query's gradient over each step with ``nodes``
         Gauss-Legendre nodes, error :math:`O(\eta^{2\,\text{nodes}})` on smooth networks.
@@ -97,6 +106,7 @@ def interpolate(
     options = Options(
         rule, nodes, tolerance, most_pieces, by_parameter or layers, entries, statistics
     )
+    x = asked(x, of)
     taken_apart = take_apart(run, x, outputs, options, progress)
     unreached = Unreached()
     unreached.add(taken_apart, range(len(x)))
@@ -107,7 +117,7 @@ def interpolate(
 @outside_inference()
 def take_apart(
     run: Recording,
-    x: Tensor,
+    x: Inputs,
     outputs: int | Tensor | None,
     options: Options,
     progress: bool = False,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.parameters import Tree
 from pkbook.interpolation.optimizer_memory import Nodes, written
+from pkbook.kernels.asked import Inputs
 from pkbook.kernels.contraction import project
 from pkbook.kernels.factors import Dense, Outer, dense
 from pkbook.kernels.gradients import query_side
@@ -46,7 +47,7 @@ def gauss_legendre(nodes: int) -> tuple[tuple[float, float], ...]:
 class Query:
     """What is asked: inputs, one output for each or all, and how the model treats them."""
 
-    x: Tensor
+    x: Inputs
     chosen: Tensor | None
     plan: Plan | None
 

@@ -41,7 +41,7 @@ def meet(batch: Batch, pulls: Pulls, apart: bool = False) -> dict[str, Tensor]:
     ``apart``: one entry for each parameter instead.
     """
     made = batch.plan
-    covered = made.covered if made and not made.looked else frozenset()
+    covered = made.covered if made else frozenset()
     seen: dict[str, Tensor] = {}
     found: Side = {}
     if made is not None and covered & set(pulls):

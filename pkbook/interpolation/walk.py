@@ -1,7 +1,6 @@
 """A recorded run walked backwards: the query's averaged gradient meets every batch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,43 +8,32 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook.basics.checks import (
-    as_matrix,
-    batch_loss,
     evaluating,
     require_deterministic,
-    require_inputs,
 )
 from pkbook.basics.parameters import Tree, sum_of, trainable
-from pkbook.basics.randomness import seeded
-from pkbook.basics.replaced import replaced
+from pkbook.interpolation.batches import Step, plan_of_batches, shared_plan
 from pkbook.interpolation.optimizer_memory import Memory, own_terms
 from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left_end, refined
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.shares import Batch, Pulls, batch_gradient, meet
 from pkbook.interpolation.statistics import Statistics, Updates, watching
+from pkbook.kernels.asked import Asked, Inputs
 from pkbook.kernels.gradients import require_apart
-from pkbook.kernels.inputs import evaluate, require_fit
-from pkbook.kernels.passes import calling
-from pkbook.kernels.plan import plan
-from pkbook.kernels.watch import Watch
+from pkbook.kernels.inputs import evaluate, require_fit, require_queries
+from pkbook.kernels.plan import Plan, plan
 from pkbook.runs.copies import copied
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording, Replayed
-from pkbook.runs.steps import (
-    as_tensor,
-    buffers_of,
-    mixes_samples,
-    parts_of,
-    put_buffers,
-    set_modes,
-)
+from pkbook.runs.sources import as_tensor
+from pkbook.runs.steps import parts_of, put_buffers
 
 
-def require_walk(run: Recording, x: Tensor) -> None:
+def require_walk(run: Recording, x: Inputs) -> None:
     """Refuse a run without steps, and queries that its model cannot take."""
     if len(run) == 0:
         raise ValueError("run has no step yet: call run.step(batch) before interpolate")
-    require_inputs(run.model, x, "x")
+    require_queries(run.model, x, "x")
     with evaluating(run.model):
         require_deterministic(run.model)
         require_fit(run.model, x, trainable(run.model), "x")
@@ -80,26 +68,27 @@ class Walk:
     """Walks a run backwards and collects the contributions."""
 
     def __init__(
-        self, run: Recording, x: Tensor, chosen, rules: Rules, layers, entries, statistics=False
+        self, run: Recording, x: Inputs, chosen, rules: Rules, layers, entries, statistics=False
     ) -> None:
         self.run, self.rules, self.layers = run, rules, layers
         self.statistics = Statistics() if statistics else None
         first = run.model_at(0)
         self.first_buffers = {name: b.clone() for name, b in first.named_buffers()}
         own = {name: p for name, p in trainable(first).items() if name in run.names}
-        self.plan = plan(first, run.x[:2], own)
-        self.query = Query(x, chosen, self.plan)
+        self.batch_plan = plan_of_batches(run.problem, first, own)
+        self.query = Query(x, chosen, self._plan_of_queries(first, x, own))
         self.memory = Memory()
         self.initial = self.query.value(first, trainable(first))
         (last,) = copied(run.model)  # the replay checks that it is the recorded one
         last.eval()
         self.final = self.query.value(last, trainable(last))
         every = self.final if chosen is None else evaluate(last, x, trainable(last), None)
-        require_apart(last, x, trainable(last), every, self.plan.term)
+        if self.query.plan is not None:
+            require_apart(last, x, trainable(last), every, self.query.plan.term)
         self.after: Tensor | None = self.final  # outputs after the step at hand, where known
         zero = torch.zeros_like(self.final, dtype=torch.float64)
         self.remainder = zero.clone()
-        self.contributions = zero.new_zeros(len(run.x), *zero.shape)
+        self.contributions = zero.new_zeros(run.samples, *zero.shape)
         self.by_parameter = {n: self.contributions.clone() for n in run.names} if layers else {}
         self.entries = {n: zero.new_zeros(*zero.shape, *own[n].shape) for n in entries}
         self.other: dict[str, Tensor] = {}
@@ -110,6 +99,12 @@ class Walk:
         if rules.tolerance is not None:
             size = (self.final.double() - self.initial.double()).norm(dim=1, keepdim=True)
             self.budget = (rules.tolerance * size / 3).square().expand_as(zero).clone()
+
+    def _plan_of_queries(self, first: nn.Module, x: Inputs, own: Tree) -> Plan | None:
+        """How the model treats the queries; None for a single one that has no rows."""
+        if shared_plan(self.run.problem, x):
+            return self.batch_plan
+        return None if isinstance(x, Asked) and x.whole else plan(first, x, own)
 
     def _add_other(self, name: str, value: Tensor) -> None:
         self.other[name] = self.other.get(name, 0) + value
@@ -155,7 +150,7 @@ class Walk:
                 pulls[name] = (c, pull)
         parts = self.batches(k, before, model)
         values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
-        numbers = as_tensor(self.run.store.steps[k].batch, self.run.x.device)
+        numbers = as_tensor(self.run.store.steps[k].batch, self.run.device)
         total = sum_of(values.values()) if values else self._nothing(len(numbers))
         shares = self._statistics(k, before, after, model, parts)
         if shares is not None:
@@ -174,8 +169,8 @@ class Walk:
         if self.statistics is None or not _moved(before, after):
             return None
         parts: list[Updates] = []
-        for (numbers, _), batch in zip(parts_of(self.run.store.steps[k]), batches, strict=True):
-            seen = watching(model, before.buffers, len(numbers), parts)
+        for part, batch in zip(parts_of(self.run.store.steps[k]), batches, strict=True):
+            seen = watching(model, before.buffers, len(part.numbers), parts)
             with seen as found, torch.no_grad(), batch.forward(before.parameters):
                 parts.append(found)
         model.eval()
@@ -220,55 +215,8 @@ class Walk:
 
     def batches(self, k: int, before: StepState, model: nn.Module) -> list[Batch]:
         """The forward passes of step k."""
-        parts = parts_of(self.run.store.steps[k])
-        buffers = self._buffers_met(k, before, model, parts)
-        return [
-            self._batch(k, part, before, model, met)
-            for part, met in zip(parts, buffers, strict=True)
-        ]
-
-    def _buffers_met(self, k: int, before: StepState, model: nn.Module, parts) -> list[Tree]:
-        """The buffers that each part of a step met: the parts before it may have moved them."""
-        found = [before.buffers]
-        if len(parts) == 1 or not before.buffers:
-            return found * len(parts)
-        set_modes(model, self.run.store.steps[k])
-        put_buffers(model, before.buffers)
-        for numbers, seed in parts[:-1]:
-            xb = self.run.x[as_tensor(numbers, self.run.x.device)]
-            with torch.no_grad(), seeded(seed, xb.device), replaced(model, before.parameters):
-                model(xb)
-            found.append(buffers_of(model))
-        return found
-
-    def _batch(
-        self, k: int, part: tuple[Sequence[int], int], before: StepState, model, buffers: Tree
-    ) -> Batch:
-        """One forward pass of step k, in the modes and with the random numbers it had then."""
-        run, record = self.run, self.run.store.steps[k]
-        set_modes(model, record)
-        share = 1 / max(1, len(record.parts))
-        numbers, seed = part
-        n, seen = len(numbers), {}
-
-        @contextmanager
-        def forward(parameters: Tree, watch: Watch | None = None) -> Iterator[Tensor]:
-            xb = run.x[as_tensor(numbers, run.x.device)]
-            put_buffers(model, buffers)
-            with seeded(seed, xb.device), calling(model, xb)(parameters, watch) as f:
-                seen["shape"] = f.shape
-                yield as_matrix(f, n)
-
-        def slope(f: Tensor) -> Tensor:
-            targets = run.y[as_tensor(numbers, run.y.device)]
-            with torch.enable_grad():
-                f = f.detach().reshape(seen["shape"]).requires_grad_()
-                loss = batch_loss(run.loss, f, targets) * share
-            return torch.autograd.grad(loss, f)[0].reshape(n, -1)
-
-        # Batch statistics mix the samples: a sample's share is then that of its own loss.
-        made = None if mixes_samples(model) else self.plan
-        return Batch(forward, slope, before.parameters, made)
+        record = self.run.store.steps[k]
+        return Step(self.run.problem, record, before, model, self.batch_plan).batches()
 
     @staticmethod
     def _met(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:

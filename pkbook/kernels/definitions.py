@@ -4,20 +4,27 @@ Every kernel is a Gram matrix of tangent features; :mod:`pkbook.kernels.features
 Source: arXiv 2603.13872, Definitions 2.1, 3.2 and 3.3.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from pkbook.basics.checks import require_module
 from pkbook.basics.parameters import Tree
+from pkbook.kernels.asked import both_asked
 from pkbook.kernels.gram import gram, gram_by_group, squared_lengths
+from pkbook.kernels.inputs import Which
 
 
 def gradient_kernel(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
+    of: Any = None,
+    outputs: int | Tensor | None = None,
     reduce: str = "trace",
-    parameters: Tree | None = None,
+    parameters: Which = None,
     memory: int | None = None,
 ) -> Tensor:
     r"""The gradient kernel, eq. (2) of arXiv 2603.13872:
@@ -32,12 +39,22 @@ def gradient_kernel(
     model
         any ``nn.Module`` returning ``[n, C]``; eval mode if it has dropout or BatchNorm.
     x1, x2
-        inputs ``[n1, ...]`` and ``[n2, ...]``; ``x2=None`` means ``x1``.
+        inputs ``[n1, ...]`` and ``[n2, ...]``; ``x2=None`` means ``x1``.  A dictionary, tuple or
+        data class of tensors is given to the model by keyword or by place.
+    of
+        what is asked instead of the outputs: a tuple of indices, ``(t, v)`` for outputs
+        ``[n, T, V]``, a function ``f(model, x)`` returning ``[n]`` or ``[n, C]``, or one of
+        :mod:`pkbook.kernels.of`.
+    outputs
+        one output of :math:`C` instead of all; flat, so ``t * V + v`` for outputs ``[n, T, V]``.
+        One for each input ``[n1]`` where ``x2`` is None.
     reduce
         ``"trace"`` for ``[n1, n2]``, the sum over outputs; ``"diagonal"`` for
         ``[n1, n2, C]``; ``"full"`` for ``[n1, n2, C, C]``.
     parameters
-        the point :math:`\theta` as ``{name: tensor}``; default the model's own.
+        the point :math:`\theta` as ``{name: tensor}``; default the model's own.  The name of a
+        parameter or a pattern (``"head.*"``), or a list of those, takes the gradient by these
+        parameters alone.
     memory
         bytes that the computation may use; default a quarter of what is free, at most 1 GiB.
 
@@ -56,6 +73,7 @@ def gradient_kernel(
     tensor([[ 6.,  4.],
             [ 4., 10.]])
     """
+    x1, x2 = both_asked(x1, x2, of, outputs)
     return gram(
         model, x1, x2, reduce=reduce, parameters1=parameters, parameters2=None, memory=memory
     )
@@ -63,11 +81,14 @@ def gradient_kernel(
 
 def kernels_by_layer(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
+    of: Any = None,
+    outputs: int | Tensor | None = None,
+    by: Callable[[str], str] | None = None,
     reduce: str = "trace",
-    parameters: Tree | None = None,
+    parameters: Which = None,
     memory: int | None = None,
 ) -> dict[str, Tensor]:
     r"""Each layer's part of the kernel, ``{layer: [n1, n2]}``; their sum is :math:`K`.
@@ -76,9 +97,9 @@ def kernels_by_layer(
         K^{(\ell)}_{x,x'}=\langle\nabla_{\theta_\ell}f(x),\nabla_{\theta_\ell}f(x')\rangle
 
     Layers are the direct children of ``model`` that have trainable parameters, see
-    ``layer_names``.  All parts come from the same forward and backward passes.  Arguments,
-    shapes and errors as in :func:`gradient_kernel`; ValueError for a parameter outside of the
-    layers, or in two of them.
+    ``layer_names``; with ``by``, what that function makes of a parameter's name.  All parts come
+    from the same forward and backward passes.  Arguments, shapes and errors as in
+    :func:`gradient_kernel`; ValueError for a parameter outside of the layers, or in two of them.
 
     >>> import torch
     >>> parts = kernels_by_layer(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)),
@@ -86,12 +107,14 @@ def kernels_by_layer(
     >>> {name: tuple(part.shape) for name, part in parts.items()}
     {'0': (4, 4), '1': (4, 4)}
     """
-    _require_layers(require_module(model))
+    x1, x2 = both_asked(x1, x2, of, outputs)
+    if by is None:
+        _require_layers(require_module(model))
     return gram_by_group(
         model,
         x1,
         x2,
-        group=lambda name: name.partition(".")[0],
+        group=by or (lambda name: name.partition(".")[0]),
         reduce=reduce,
         parameters1=parameters,
         memory=memory,
@@ -130,10 +153,12 @@ def _require_layers(model: nn.Module) -> None:
 
 def normalised_kernel(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
-    parameters: Tree | None = None,
+    of: Any = None,
+    outputs: int | Tensor | None = None,
+    parameters: Which = None,
     memory: int | None = None,
 ) -> Tensor:
     r"""The cosine between tangent features, ``[n1, n2]`` with entries in :math:`[-1,1]`:
@@ -150,6 +175,7 @@ def normalised_kernel(
     tensor([[ 1., -1.],
             [-1.,  1.]])
     """
+    x1, x2 = both_asked(x1, x2, of, outputs)
     k = gradient_kernel(model, x1, x2, parameters=parameters, memory=memory)
     if x2 is None:
         left = right = k.diagonal().sqrt()
@@ -166,7 +192,13 @@ def normalised_kernel(
 
 
 def feature_norms(
-    model: nn.Module, x: Tensor, *, parameters: Tree | None = None, memory: int | None = None
+    model: nn.Module,
+    x: Any,
+    *,
+    of: Any = None,
+    outputs: int | Tensor | None = None,
+    parameters: Which = None,
+    memory: int | None = None,
 ) -> Tensor:
     r""":math:`\sqrt{K_{x,x}}` for each input, ``[n]``: the length of its tangent feature.
 
@@ -176,17 +208,21 @@ def feature_norms(
     >>> feature_norms(torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0]]))
     tensor([5.])
     """
-    return squared_lengths(model, x, parameters=parameters, memory=memory).sqrt()
+    return squared_lengths(
+        model, both_asked(x, None, of, outputs)[0], parameters=parameters, memory=memory
+    ).sqrt()
 
 
 def weighted_kernel(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
+    of: Any = None,
+    outputs: int | Tensor | None = None,
     weight: Tree,
     reduce: str = "trace",
-    parameters: Tree | None = None,
+    parameters: Which = None,
     memory: int | None = None,
 ) -> Tensor:
     r"""The kernel in the geometry of a diagonal weight :math:`A`, eq. (10) of arXiv 2603.13872:
@@ -202,14 +238,17 @@ def weighted_kernel(
     >>> weighted_kernel(line, torch.tensor([[2.0]]), weight={"weight": 10.0, "bias": 1.0})
     tensor([[41.]])
     """
+    x1, x2 = both_asked(x1, x2, of, outputs)
     return gram(model, x1, x2, reduce=reduce, weight=weight, parameters1=parameters, memory=memory)
 
 
 def two_time_kernel(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
+    of: Any = None,
+    outputs: int | Tensor | None = None,
     parameters1: Tree,
     parameters2: Tree,
     weight: Tree | None = None,
@@ -230,6 +269,7 @@ def two_time_kernel(
     >>> two_time_kernel(line, torch.tensor([[2.0]]), parameters1=late, parameters2=early)
     tensor([[4.]])
     """
+    x1, x2 = both_asked(x1, x2, of, outputs)
     return gram(
         model,
         x1,

@@ -12,6 +12,7 @@ Source: arXiv 2603.13872, Definition 2.1.
 """
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pkbook.basics.parameters import Tree, sum_of
-from pkbook.kernels.inputs import checked, evaluate, selection
+from pkbook.kernels.asked import Asked, Inputs, asked, tensors_of, with_tensors
+from pkbook.kernels.inputs import Which, checked, evaluate, selection
 from pkbook.kernels.passes import Forward, calling, watched
 
 
@@ -34,7 +36,7 @@ def inner(features: Tree, vector: Tree) -> Tensor:
 
 def features(
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     parameters: Tree,
     chosen: Tensor | None = None,
     names: list[str] | None = None,
@@ -47,22 +49,25 @@ def features(
     """
     moving = parameters if names is None else {name: parameters[name] for name in names}
 
-    def one(p: Tree, xi: Tensor, index: Tensor | None) -> Tensor:
-        with calling(model, xi.unsqueeze(0))(parameters | p) as out:
+    def one(p: Tree, xi: list[Tensor], index: Tensor | None) -> Tensor:
+        alone = with_tensors(x, [t.unsqueeze(0) for t in xi])
+        with calling(model, alone)(parameters | p) as out:
             f = out.reshape(-1)
         return f if index is None else f.gather(0, (index % len(f)).reshape(1))
 
-    def rows(xi: Tensor, index: Tensor | None) -> Tree:
+    def rows(xi: list[Tensor], index: Tensor | None) -> Tree:
         f, back = vjp(lambda p: one(p, xi, index), moving)[:2]
         # Output by output: a second vmap inside this one mixes up dimensions in some rules (PReLU).
         eye = torch.eye(f.shape[0], dtype=f.dtype, device=f.device)
         pulled = [back(seed)[0] for seed in eye]
         return {name: torch.stack([tree[name] for tree in pulled]) for name in moving}
 
+    if isinstance(x, Asked) and x.whole:
+        return _features_in_a_loop(model, moving, parameters, x, chosen)
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            return vmap(rows, in_dims=(0, None if chosen is None else 0))(x, chosen)
+            return vmap(rows, in_dims=(0, None if chosen is None else 0))(tensors_of(x), chosen)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         if "random" in str(error):
             raise ValueError(
@@ -73,7 +78,7 @@ def features(
 
 
 def _features_in_a_loop(
-    model: nn.Module, moving: Tree, parameters: Tree, x: Tensor, chosen: Tensor | None
+    model: nn.Module, moving: Tree, parameters: Tree, x: Inputs, chosen: Tensor | None
 ) -> Tree:
     """The same by ordinary autograd, one sample and one output at a time."""
     rows: dict[str, list[Tensor]] = {name: [] for name in moving}
@@ -99,9 +104,10 @@ def _each_gradient(f: Tensor, wanted: list[Tensor]) -> list[tuple[Tensor, ...]]:
 
 def tangent_features(
     model: nn.Module,
-    x: Tensor,
+    x: Any,
     *,
-    parameters: Tree | None = None,
+    of: Any = None,
+    parameters: Which = None,
     outputs: int | Tensor | None = None,
 ) -> Tensor:
     r"""The tangent features :math:`\varphi_\theta(x_i)=\nabla_\theta f(x_i,\theta)`, one row each.
@@ -110,10 +116,10 @@ def tangent_features(
     ----------
     model
         module with trainable parameters, in eval mode if it has dropout or BatchNorm.
-    x
-        inputs ``[n, ...]``.
+    x, of
+        inputs ``[n, ...]``, and what is asked of them, as for :func:`pkbook.gradient_kernel`.
     parameters
-        a point in parameter space ``{name: tensor}``; default the model's own.
+        a point in parameter space ``{name: tensor}``, or names; default the model's own.
     outputs
         None for all :math:`C` outputs, one index, or one index per input ``[n]``.
 
@@ -138,8 +144,9 @@ def tangent_features(
     >>> tangent_features(line, torch.tensor([[3.0, 5.0]]))      # gradient: the input, then 1
     tensor([[[3., 5., 1.]]])
     """
+    x = asked(x, of)
     parameters = checked(model, x, parameters, "x")
-    chosen = selection(outputs, x.shape[0], x.device)
+    chosen = selection(outputs, len(x), x.device)
     evaluate(model, x[:1], parameters, None if chosen is None else chosen[:1])
     with watched(calling(model, x[:1]), parameters):
         pass  # refuses a model that reaches its parameters by another way

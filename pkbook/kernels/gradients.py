@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pkbook.basics.parameters import Tree
+from pkbook.kernels.asked import Inputs
 from pkbook.kernels.factors import Dense, widen
 from pkbook.kernels.features import features
 from pkbook.kernels.inputs import evaluate
@@ -13,7 +14,7 @@ from pkbook.kernels.side import Found, PathChanged, Side, side
 
 
 def batch_side(
-    model: nn.Module, x: Tensor, parameters: Tree, made: Plan, planned: bool = False
+    model: nn.Module, x: Inputs, parameters: Tree, made: Plan, planned: bool = False
 ) -> tuple[Side, frozenset[str]]:
     """All parameters' gradients of every output, and which of them the factors settle.
 
@@ -39,7 +40,7 @@ def batch_side(
 
 
 def require_apart(
-    model: nn.Module, x: Tensor, parameters: Tree, outputs: Tensor, term: float = 0.0
+    model: nn.Module, x: Inputs, parameters: Tree, outputs: Tensor, term: float = 0.0
 ) -> None:
     """:class:`~pkbook.kernels.plan.MixesSamples` if outputs change with the rest of the batch.
 
@@ -53,7 +54,7 @@ def require_apart(
 
 
 def query_side(
-    model: nn.Module, x: Tensor, parameters: Tree, made: Plan | None, chosen: Tensor | None
+    model: nn.Module, x: Inputs, parameters: Tree, made: Plan | None, chosen: Tensor | None
 ) -> Side:
     """Gradients of all outputs, or of one chosen output for each input ``[n]``, unchecked.
 
@@ -61,9 +62,7 @@ def query_side(
     ``made`` is a plan, or None for a model that has none.
     """
     seeds = None if chosen is None else lambda f: [_one_output(f, chosen)]
-    found = None
-    if made and not made.looked:
-        found = _by_factors(model, x, parameters, made, seeds=seeds)
+    found = None if made is None else _by_factors(model, x, parameters, made, seeds=seeds)
     settled = frozenset() if found is None else found.settled
     rest = _sample_by_sample(model, x, parameters, settled, chosen)
     _require_agreement(found, rest)
@@ -71,7 +70,7 @@ def query_side(
 
 
 def _by_factors(
-    model: nn.Module, x: Tensor, parameters: Tree, made: Plan, **options
+    model: nn.Module, x: Inputs, parameters: Tree, made: Plan, **options
 ) -> Found | None:
     """What :func:`side` finds; None where the model takes another path than planned.
 
@@ -91,7 +90,7 @@ def _one_output(f: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _sample_by_sample(
-    model: nn.Module, x: Tensor, parameters: Tree, settled: frozenset[str], chosen: Tensor | None
+    model: nn.Module, x: Inputs, parameters: Tree, settled: frozenset[str], chosen: Tensor | None
 ) -> Side:
     names = [name for name in parameters if name not in settled]
     if not names:

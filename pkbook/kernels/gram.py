@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_choice, require_whole
 from pkbook.basics.parameters import Tree, sum_of
+from pkbook.kernels.asked import Inputs, row_shapes
 from pkbook.kernels.contraction import Sum, contract, squares, write_out
 from pkbook.kernels.factors import Factor, widen
 from pkbook.kernels.gradients import batch_side
-from pkbook.kernels.inputs import checked, require_finite_layers, require_fit
+from pkbook.kernels.inputs import Which, checked, require_finite_layers, require_fit
 from pkbook.kernels.plan import Plan, plan
 from pkbook.kernels.side import Side
 
@@ -26,13 +27,13 @@ SLICE = 2**28  # bytes; buffers of this size are used again, larger ones are fre
 
 def gram(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     reduce: str = "trace",
     weight: Weight | None = None,
-    parameters1: Tree | None = None,
-    parameters2: Tree | None = None,
+    parameters1: Which = None,
+    parameters2: Which = None,
     memory: int | None = None,
 ) -> Tensor:
     r"""Inner products :math:`\nabla f(x_1,\theta_1)\,A\,\nabla f(x_2,\theta_2)^\top`.
@@ -60,14 +61,14 @@ def gram(
 
 def gram_by_group(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     group: Callable[[str], str],
     reduce: str = "trace",
     weight: Weight | None = None,
-    parameters1: Tree | None = None,
-    parameters2: Tree | None = None,
+    parameters1: Which = None,
+    parameters2: Which = None,
     memory: int | None = None,
 ) -> dict[str, Tensor]:
     """:func:`gram` in parts, one for each ``group`` of parameter names; their sum is the whole.
@@ -80,7 +81,7 @@ def gram_by_group(
 
 
 def squared_lengths(
-    model: nn.Module, x: Tensor, *, parameters: Tree | None = None, memory: int | None = None
+    model: nn.Module, x: Inputs, *, parameters: Which = None, memory: int | None = None
 ) -> Tensor:
     r"""The diagonal of the kernel alone, :math:`K_{x,x}` with the trace over outputs, ``[n]``."""
     with torch.inference_mode(False):
@@ -132,9 +133,9 @@ def _gram(
     return dict(zip(groups, parts, strict=True))
 
 
-def _other_end(one: "End", x: Tensor, parameters: Tree) -> "End":
+def _other_end(one: "End", x: Inputs, parameters: Tree) -> "End":
     """Inputs of the same shape are treated alike; others may be laid out otherwise."""
-    if x.shape[1:] == one.x.shape[1:]:
+    if row_shapes(x) == row_shapes(one.x):
         require_fit(one.model, x, parameters, "x2")
         return End(one.model, x, parameters, one.plan, planned=False)
     made = _planned(one.model, x, parameters, "x2")
@@ -146,7 +147,7 @@ def _other_end(one: "End", x: Tensor, parameters: Tree) -> "End":
     return End(one.model, x, parameters, made)
 
 
-def _planned(model: nn.Module, x: Tensor, parameters: Tree, name: str) -> Plan:
+def _planned(model: nn.Module, x: Inputs, parameters: Tree, name: str) -> Plan:
     try:
         return plan(model, x, parameters)
     except Exception:
@@ -178,7 +179,7 @@ def _weights(weight: Weight | None, parameters: Tree) -> dict[str, Tensor | floa
     return found
 
 
-def _plain(x: Tensor) -> Tensor:
+def _plain(x: Inputs) -> Inputs:
     """Inputs without a gradient of their own, usable with gradients on."""
     return x.clone() if x.is_inference() else x.detach()
 
@@ -196,7 +197,7 @@ class End:
     """One of the two inputs of a kernel, with its point in parameter space."""
 
     def __init__(
-        self, model: nn.Module, x: Tensor, parameters: Tree, made: Plan, planned: bool = True
+        self, model: nn.Module, x: Inputs, parameters: Tree, made: Plan, planned: bool = True
     ) -> None:
         """``planned``: the plan was made with these very samples."""
         self.model, self.x, self.parameters, self.plan = model, x, parameters, made

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.parameters import Tree
 from pkbook.basics.replaced import replaced
+from pkbook.kernels.asked import Inputs, applied, tensors_of
 from pkbook.kernels.rows import Rows
 from pkbook.kernels.watch import Watch
 
@@ -21,8 +22,8 @@ Forward = Callable[..., AbstractContextManager[Tensor]]
 """``with forward(leaves, watch=None) as f``: the outputs with given parameters, watched."""
 
 
-def calling(model: nn.Module, x: Tensor) -> Forward:
-    """The forward pass of a model on ``x``.
+def calling(model: nn.Module, x: Inputs) -> Forward:
+    """The forward pass of a model on ``x``, or what is asked of it there.
 
     Inputs and buffers are copies: a model may work in place on both, and neither is moved.
     """
@@ -36,9 +37,9 @@ def calling(model: nn.Module, x: Tensor) -> Forward:
         with replaced(model, buffers | leaves), _one_path():
             inputs = x.clone()
             if watch is not None:
-                watch.rows = Rows(inputs, [*leaves.values(), *buffers.values()])
+                watch.rows = Rows(tensors_of(inputs), [*leaves.values(), *buffers.values()])
             with watch or nullcontext():
-                f = model(inputs)
+                f = applied(model, inputs)
             if watch is not None and watch.rows is not None:
                 watch.rows.kept &= watch.rows.has(f)
                 _require_replaced(f, own)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.parameters import Tree
 from pkbook.basics.randomness import kept
+from pkbook.kernels.asked import Inputs, stacked
 from pkbook.kernels.factors import Layout
 from pkbook.kernels.layers import Use
 from pkbook.kernels.layers.linear import Linear
@@ -48,9 +49,9 @@ class Plan:
         return 2 * self.activations + (outputs + 2) * self.gradients
 
 
-def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
+def plan(model: nn.Module, x: Inputs, parameters: Tree) -> Plan:
     """Find where the samples are in every activation; ``ValueError`` if the model mixes samples."""
-    two = x[[0, -1]] if len(x) > 1 else torch.cat([x, x])
+    two = x[[0, -1]] if len(x) > 1 else stacked(x, x)
     with kept(x.device):
         before = _random_state(x.device)
         (f1, first), (f2, second), (f, both) = (
@@ -89,7 +90,7 @@ def plan(model: nn.Module, x: Tensor, parameters: Tree) -> Plan:
     )
 
 
-def _outline(model: nn.Module, x: Tensor, parameters: Tree) -> tuple[Tensor, Watch]:
+def _outline(model: nn.Module, x: Inputs, parameters: Tree) -> tuple[Tensor, Watch]:
     """What a plan needs from one pass; parameters met behind the watch's back become *other*."""
     with watched(calling(model, x), parameters) as (f, watch):
         met = Counter(n for use in watch.uses for n in (use.weight, use.bias) if n is not None)

@@ -45,11 +45,13 @@ ANSWERS = torch.Size, int, float, str, torch.dtype, torch.device, torch.layout
 class Rows:
     """Follows the tensors whose row i belongs to sample i."""
 
-    def __init__(self, x: Tensor, constants: Iterable[Tensor]) -> None:
-        self.n, self.kept = len(x) if x.ndim else 0, x.ndim > 0
+    def __init__(self, inputs: list[Tensor], constants: Iterable[Tensor]) -> None:
+        sizes = {len(x) if x.ndim else 0 for x in inputs}
+        self.n, self.kept = max(sizes, default=0), len(sizes) == 1 and 0 not in sizes
         self._known: dict[int, tuple[weakref.ref, int]] = {}
         self._constants = {id(t) for t in constants}
-        self._add(x)
+        for x in inputs:
+            self._add(x)
 
     def _add(self, t: Tensor) -> None:
         self._known[id(t)] = weakref.ref(t), t._version

@@ -30,10 +30,13 @@ def batches(n: int, *, size: int | None = None, steps: int, seed: int = 0) -> It
         yield full if size is None else torch.randperm(n, generator=generator)[:size]
 
 
-def micro_batches(batch: object, x: Tensor) -> list[Tensor]:
-    """The micro-batches of a step on the data ``x``: one, unless a list of several batches came."""
+def micro_batches(batch: object, n: int, numbers_too: bool = False) -> list[Tensor]:
+    """The micro-batches of a step on ``n`` samples: one, unless a list of several batches came.
+
+    ``numbers_too``: the samples are single whole numbers, which look like sample numbers.
+    """
     if isinstance(batch, slice):
-        batch = range(len(x))[batch]
+        batch = range(n)[batch]
     if isinstance(batch, Iterator | set | frozenset | dict):
         made = "sorted" if isinstance(batch, set | frozenset) else "list"
         raise TypeError(
@@ -41,20 +44,20 @@ def micro_batches(batch: object, x: Tensor) -> list[Tensor]:
             f"got {type(batch).__name__}; write {made}(batch)"
         )
     if isinstance(batch, list | tuple) and any(_is_batch(b) for b in batch):
-        _refuse_data(batch, x)
-        return [sample_numbers(b, len(x)) for b in batch]
-    return [sample_numbers(batch, len(x))]
+        _refuse_data(batch, n, numbers_too)
+        return [sample_numbers(b, n) for b in batch]
+    return [sample_numbers(batch, n)]
 
 
 def _is_batch(entry: object) -> bool:
     return isinstance(entry, list | tuple | range) or getattr(entry, "ndim", 0) > 0
 
 
-def _refuse_data(batch: list | tuple, x: Tensor) -> None:
+def _refuse_data(batch: list | tuple, n: int, numbers_too: bool) -> None:
     """Refuse what a ``DataLoader`` over data gives, which may look like two micro-batches."""
     give = (
         "a DataLoader over data gives such; give the numbers of the samples, "
-        f"DataLoader(range({len(x)}), batch_size=...), and for accumulation a list of batches"
+        f"DataLoader(range({n}), batch_size=...), and for accumulation a list of batches"
     )
     if isinstance(batch, tuple):
         kinds = ", ".join(type(b).__name__ for b in batch)
@@ -67,7 +70,7 @@ def _refuse_data(batch: list | tuple, x: Tensor) -> None:
         )
     # Where a sample is one whole number, a pair of data looks like two batches.
     pair = len(batch) == len(tensors) == 2 and len(tensors[0]) == len(tensors[1])
-    if pair and x.ndim == 1 and not x.is_floating_point():
+    if pair and numbers_too:
         raise TypeError(
             "batch must be sample numbers, got a list of two integer tensors of one length, which "
             "may be data as well, as your samples are whole numbers themselves; "

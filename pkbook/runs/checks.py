@@ -1,47 +1,9 @@
-"""What a run is made of, checked before its first step."""
+"""The model and the optimizer of a run, checked before its first step."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pkbook.basics.checks import (
-    batch_loss,
-    evaluating,
-    is_finite_number,
-    require_deterministic,
-    require_finite,
-    require_inputs,
-    require_tensor,
-)
-from pkbook.basics.randomness import seeded
-from pkbook.runs.steps import Problem, buffers_of, put_buffers
-
-
-def require_data(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, one row per sample each, on the model's device."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError("data must be a pair (x, y) of tensors with one row per sample")
-    x = require_inputs(model, data[0], "x")
-    y = require_tensor(data[1], "y")
-    if y.ndim == 0 or len(y) != len(x):
-        raise ValueError(
-            f"x and y must have one row per sample each, got {len(x)} rows in x and "
-            f"shape {tuple(y.shape)} for y"
-        )
-    if y.device != x.device:
-        raise ValueError(
-            f"y must be on the device of x, {x.device}, got {y.device}; "
-            f"write y.to({str(x.device)!r})"
-        )
-    return x, require_finite(y, "y")
-
-
-def require_clip(clip_norm: object, clip_value: object) -> None:
-    """A positive bound, or none."""
-    for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-        if value is not None and (not is_finite_number(value) or value <= 0):
-            raise ValueError(f"{name} must be a positive number or None, got {value!r}")
-    if clip_norm is not None and clip_value is not None:
-        raise ValueError("give clip_norm or clip_value, not both")
+from pkbook.basics.checks import require_finite
 
 
 def trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -64,33 +26,6 @@ def trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[st
                 "nothing can be trained; make the model before it"
             )
     return found
-
-
-def require_fitting_loss(model: nn.Module, problem: Problem) -> None:
-    """A loss that does not fit the outputs says so now.
-
-    In train mode a model may have other outputs, two views of each sample, say: it is asked there
-    where the loss does not fit the outputs of eval mode.
-    """
-    with evaluating(model):
-        require_deterministic(model)
-    try:
-        with evaluating(model):
-            _tried(model, problem)
-    except (IndexError, RuntimeError, ValueError) as error:
-        buffers = buffers_of(model)
-        try:
-            _tried(model, problem)
-        except (IndexError, RuntimeError, ValueError):
-            raise error from None
-        finally:
-            put_buffers(model, buffers)
-
-
-def _tried(model: nn.Module, problem: Problem) -> None:
-    with torch.no_grad(), seeded(0, problem.x.device):
-        x, y = problem.x[:2].clone(), problem.y[:2].clone()  # which the model may change
-        batch_loss(problem.loss, model(x), y)
 
 
 def require_alone(model: nn.Module) -> nn.Module:

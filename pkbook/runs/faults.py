@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pkbook.basics.checks import batch_loss
-from pkbook.basics.randomness import kept
+from pkbook.basics.randomness import kept, seeded
 from pkbook.runs.copies import copied
+from pkbook.runs.loss_rows import LossRows, require_cut
 from pkbook.runs.optimizers import StepState, rule_of
 from pkbook.runs.replay import Replay
 from pkbook.runs.snapshot import Difference, ReplayError, difference, put_back, snapshot
-from pkbook.runs.steps import parts_of, run_part
+from pkbook.runs.steps import batches_of, parts_of
 
 ADVICE = "; check=False records such a run all the same, and it can then not be taken apart"
 
@@ -84,12 +84,12 @@ class Witness:
 
     def __init__(self, replay: Replay, model: nn.Module, optimizer: Optimizer) -> None:
         self.replay, self.model, self.optimizer = replay, model, optimizer
-        self.device = replay.problem.x.device
+        self.device = replay.problem.source.device
         self.before = {name: t.detach().clone() for name, t in snapshot(model, optimizer).items()}
         self.autocast = any(map(torch.is_autocast_enabled, {"cpu", self.device.type}))
         self.drawn = _random_states(self.device)
         self.attributes = _attributes(model)
-        self.data = _versions(replay.problem.x, replay.problem.y)
+        self.data = replay.problem.source.versions()
 
     def require_replay(self, k: int) -> dict[str, Tensor]:
         """Make step ``k`` again; the state after it, of the copy.
@@ -102,6 +102,7 @@ class Witness:
         attributes = _attributes(self.model)
         with _as_later(self.device):
             model, optimizer = copied(self.model, self.optimizer)
+            self._require_cut(k, model)
             put_back(self.before, model, optimizer)
             state, loss = self.replay.repeat(k, model, optimizer)
             again = snapshot(model, optimizer)
@@ -113,6 +114,25 @@ class Witness:
             if rule_of(optimizer).own:
                 _require_rule(state, model, optimizer, self.before)
         return again
+
+    def _require_cut(self, k: int, model: nn.Module) -> None:
+        """A loss of (model, batch) that is one number must belong to the samples all the same."""
+        problem, record = self.replay.problem, self.replay.store.steps[k]
+        if not problem.of_batch:
+            return
+        part, batch = parts_of(record)[0], batches_of(problem, record)[0]
+        rows = LossRows(problem)
+        with torch.enable_grad(), seeded(part.seed, self.device):
+            f = rows.of_batch(model, batch)
+            if rows.value is None:
+                return
+            if len(f) != len(part.numbers):
+                raise ValueError(
+                    f"model must return one row per sample [{len(part.numbers)}, ...] where the "
+                    f"loss is one number, got {len(f)} rows; return one loss per sample, [n]"
+                )
+            leaves = [p for p in model.parameters() if p.requires_grad]
+            require_cut(rows.value, f, rows.slope_of_batch(f), leaves)
 
     def _cause(self, k: int, drawn: dict, attributes: dict, model: nn.Module) -> str:
         """The first of the known causes, in words."""
@@ -154,7 +174,7 @@ class Witness:
         return ""
 
     def _changed(self, attributes: dict) -> str:
-        if _versions(self.replay.problem.x, self.replay.problem.y) != self.data:
+        if self.replay.problem.source.versions() != self.data:
             return "the data were changed in place during the step"
         for (layer, name), value in attributes.items():
             if self.attributes.get((layer, name)) != value:
@@ -165,13 +185,15 @@ class Witness:
         return ""
 
     def _of_the_loss(self, k: int, model: nn.Module) -> str:
-        problem = self.replay.problem
-        part = parts_of(self.replay.store.steps[k])[0]
+        problem, record = self.replay.problem, self.replay.store.steps[k]
+        if problem.of_batch:
+            return ""
+        part, batch = parts_of(record)[0], batches_of(problem, record)[0]
         try:
-            with torch.enable_grad():
-                outputs, targets = run_part(problem, part, model)
-                outputs = outputs.detach()
-                first, second = (batch_loss(problem.loss, outputs, targets) for _ in range(2))
+            with torch.enable_grad(), seeded(part.seed, self.device):
+                outputs, targets = problem.outputs(model, batch)
+                outputs, n = outputs.detach(), len(part.numbers)
+                first, second = (problem.of_outputs(outputs, targets, n).mean() for _ in range(2))
         except RuntimeError:  # a loss that differentiates, say, can have no outputs without a graph
             return ""
         if first.requires_grad:

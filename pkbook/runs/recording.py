@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from pkbook.basics.checks import require_module, require_whole
-from pkbook.basics.fingerprints import fingerprint
 from pkbook.basics.inference import outside_inference
 from pkbook.basics.parameters import Tree
 from pkbook.basics.version import __version__
@@ -26,9 +25,6 @@ from pkbook.runs.batches import as_numbers, batches, micro_batches, sample_numbe
 from pkbook.runs.checks import (
     layout,
     require_alone,
-    require_clip,
-    require_data,
-    require_fitting_loss,
     require_moved_by_steps,
     require_same_layout,
     trained_names,
@@ -41,11 +37,14 @@ from pkbook.runs.optimizers import (
     require_linear,
     settings_of,
 )
+from pkbook.runs.problem import Loss, Problem, Reduction, is_pair
 from pkbook.runs.records import MemoryStore, StepRecord, Store
 from pkbook.runs.replay import Replay, Replayed
 from pkbook.runs.schedules import advance, follow, require_schedule
+from pkbook.runs.setting import problem_of
 from pkbook.runs.snapshot import snapshot
-from pkbook.runs.steps import Loss, Problem, buffers_of, gradients, put_buffers, step_seed
+from pkbook.runs.sources import Collate, Tensors
+from pkbook.runs.steps import buffers_of, fetched, gradients, put_buffers, step_seed
 from pkbook.runs.storage import FolderStore
 
 __all__ = ["Recording", "Replayed", "batches"]
@@ -69,8 +68,10 @@ class Recording:
         model: nn.Module,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
-        data: tuple[Tensor, Tensor],
+        data: Any,
         *,
+        collate: Collate | None = None,
+        reduction: Reduction = "mean",
         folder: str | Path | None = None,
         every: int = 50,
         seed: int = 0,
@@ -79,7 +80,8 @@ class Recording:
         clip_value: float | None = None,
         check: bool = True,
     ) -> None:
-        self._bind(model, loss, optimizer, data, scheduler, clip_norm, clip_value)
+        self._bind(model, optimizer, scheduler)
+        self.problem = problem_of(model, loss, data, collate, reduction, clip_norm, clip_value)
         self.every = require_whole(every, "every")
         self._watch = Watch(self.every, check)
         self._seed = require_whole(seed, "seed", least=0)
@@ -102,8 +104,10 @@ class Recording:
         model: nn.Module,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
-        data: tuple[Tensor, Tensor],
+        data: Any,
         *,
+        collate: Collate | None = None,
+        reduction: Reduction = "mean",
         scheduler: LRScheduler | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -121,7 +125,8 @@ class Recording:
         goes on writing it.  Without it, ``StorageError`` where the folder cannot be written.
         """
         run = cls.__new__(cls)
-        run._bind(model, loss, optimizer, data, scheduler, clip_norm, clip_value)
+        run._bind(model, optimizer, scheduler)
+        run.problem = problem_of(model, loss, data, collate, reduction, clip_norm, clip_value)
         run.store, manifest = FolderStore.open(folder, read_only=read_only)
         try:
             run.every, run._seed = manifest["every"], manifest["seed"]
@@ -137,18 +142,18 @@ class Recording:
             raise
         return run
 
-    def _bind(self, model, loss, optimizer, data, scheduler, clip_norm, clip_value) -> None:
-        """Check the parts of a run and keep them."""
-        x, y = require_data(require_moved_by_steps(require_alone(require_module(model))), data)
+    def _bind(self, model, optimizer, scheduler) -> None:
+        """Check the moving parts of a run and keep them."""
+        require_moved_by_steps(require_alone(require_module(model)))
         require_linear(optimizer)
         settings_of(optimizer)  # refuses an option that no record can hold
         self.scheduler = require_schedule(scheduler, optimizer)
-        require_clip(clip_norm, clip_value)
-        self.problem = Problem(loss, x, y, clip_norm, clip_value)
         self.names = trained_names(model, optimizer)
-        require_fitting_loss(model, self.problem)
         self._model, self._optimizer = model, optimizer
         self._layout = layout(model, optimizer)
+
+    problem: Problem
+    """What each step descends."""
 
     @property
     def model(self) -> nn.Module:
@@ -166,20 +171,43 @@ class Recording:
         return self.problem.loss
 
     @property
-    def x(self) -> Tensor:
-        """The inputs of all samples."""
-        return self.problem.x
+    def samples(self) -> int:
+        """The number of training samples ``N``."""
+        return len(self.problem.source)
 
     @property
-    def y(self) -> Tensor:
-        """The targets of all samples."""
-        return self.problem.y
+    def device(self) -> torch.device:
+        """Where the model and its batches are."""
+        return self.problem.source.device
+
+    @property
+    def x(self) -> Any:
+        """The inputs of all samples, for data that are a pair ``(x, y)`` of tensors."""
+        return self._pair()[0]
+
+    @property
+    def y(self) -> Any:
+        """The targets of all samples, for data that are a pair ``(x, y)`` of tensors."""
+        return self._pair()[1]
+
+    def _pair(self) -> Any:
+        source = self.problem.source
+        if not isinstance(source, Tensors) or not is_pair(source.value):
+            raise ValueError(
+                "the data of this run are no pair (x, y) of tensors; run.batch(numbers) gives "
+                "samples by their numbers"
+            )
+        return source.value
+
+    def batch(self, numbers: Tensor | Sequence[int], seed: int = 0) -> Any:
+        """The samples with these numbers, as a step meets them; random ones drawn by ``seed``."""
+        return self.problem.source.fetch(self.checked_batch(numbers).tolist(), seed)[0]
 
     def _places(self, manifest: dict) -> dict[str, tuple]:
         """What the environments that steps were made in have otherwise than this one."""
-        found = environment.differing(manifest.get("environment", {}), self.x.device)
+        found = environment.differing(manifest.get("environment", {}), self.device)
         for record in self.store.steps:
-            found |= environment.differing(record.place, self.x.device)
+            found |= environment.differing(record.place, self.device)
         return found
 
     def __len__(self) -> int:
@@ -206,7 +234,7 @@ class Recording:
         is then not made, the path so far is kept.  ``StorageError`` where the folder cannot be
         written.  ``ReplayError`` for a step that was made and cannot be made again, see ``check``.
         """
-        parts = micro_batches(batch, self.x)
+        parts = self._micro_batches(batch)
         k = len(self)
         require_same_layout(self._layout, layout(self.model, self.optimizer), k)
         made = self._watch.begin(k, self.replay, self.model, self.optimizer)
@@ -217,17 +245,24 @@ class Recording:
             training=[name for name, m in self.model.named_modules() if m.training],
             loss=0.0,
             parts=[len(part) for part in parts] if len(parts) > 1 else [],
-            place=environment.environment(self.x.device) if self.elsewhere else {},
+            place=environment.environment(self.device) if self.elsewhere else {},
         )
-        value = self._make(record, k)
+        batches, contents = fetched(self.problem, record)
+        value = self._make(replace(record, contents=contents), k, batches)
         made()
         return value
 
-    def _make(self, record: StepRecord, k: int) -> Tensor:
+    def _micro_batches(self, batch: Any) -> list[Tensor]:
+        source = self.problem.source
+        x = source.value[0] if isinstance(source, Tensors) and is_pair(source.value) else None
+        whole = isinstance(x, Tensor) and x.ndim == 1 and not x.is_floating_point()
+        return micro_batches(batch, self.samples, numbers_too=whole)
+
+    def _make(self, record: StepRecord, k: int, batches: list[Any]) -> Tensor:
         """Make the step of a record and keep it; or neither of both."""
         buffers = buffers_of(self.model)
         try:
-            value, _ = gradients(self.problem, record, self.model, self.optimizer, k)
+            value, _ = gradients(self.problem, record, self.model, self.optimizer, k, batches)
             self.store.append(replace(record, loss=value.item()))
             self.optimizer.step()
         except BaseException:
@@ -310,7 +345,7 @@ class Recording:
 
     def checked_batch(self, batch: Tensor | Sequence[int]) -> Tensor:
         """Sample numbers ``[B]``; refused where they are none, or of no sample."""
-        return sample_numbers(batch, len(self.x))
+        return sample_numbers(batch, self.samples)
 
     def _copy(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Model and optimizer copied together, so that the copy's optimizer moves the copy."""
@@ -324,9 +359,9 @@ class Recording:
     def _manifest(self) -> dict:
         return {
             "pkbook": __version__,
-            "environment": environment.environment(self.x.device),
-            "samples": len(self.x),
-            "data": fingerprint(self.x, self.y),
+            "environment": environment.environment(self.device),
+            "samples": self.samples,
+            "data": self.problem.source.fingerprint(),
             "parameters": {n: list(p.shape) for n, p in self.model.named_parameters()},
             "optimizer": type(self.optimizer).__name__,
             "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,

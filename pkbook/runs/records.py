@@ -6,6 +6,9 @@ from typing import Protocol, Self
 
 from torch import Tensor
 
+LATER = ("contents",)
+"""Fields that came later: left out where they say nothing, as in the folders from before."""
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -23,10 +26,12 @@ class StepRecord:
     """Sizes of the micro-batches whose gradients were accumulated; empty for one batch."""
     place: dict = field(default_factory=dict)
     """Where the step was made, if the run was begun elsewhere."""
+    contents: list[str] = field(default_factory=list)
+    """A checksum of each sample, where the data set may draw it at random."""
 
     def as_json(self) -> dict:
         """Plain numbers; a range is its two ends, under a name of its own."""
-        told = dict(vars(self))
+        told = {k: v for k, v in vars(self).items() if k not in LATER or v}
         if isinstance(self.batch, range):
             del told["batch"]
             return {"range": [self.batch.start, self.batch.stop], **told}

@@ -1,14 +1,15 @@
 """One training step: its gradients, and the same step made again from its record."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from pkbook.basics.checks import batch_loss, require_finite
+from pkbook.basics.checks import require_finite
 from pkbook.basics.parameters import Tree, sum_of
 from pkbook.basics.randomness import seeded
 from pkbook.runs.optimizers import (
@@ -19,20 +20,9 @@ from pkbook.runs.optimizers import (
     memory_key,
     require_linear,
 )
+from pkbook.runs.problem import Problem
 from pkbook.runs.records import StepRecord
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a step needs beside the model and the optimizer."""
-
-    loss: Loss
-    x: Tensor
-    y: Tensor
-    clip_norm: float | None = None
-    clip_value: float | None = None
+from pkbook.runs.snapshot import ReplayError
 
 
 def set_modes(model: nn.Module, record: StepRecord) -> None:
@@ -55,33 +45,71 @@ def step_seed(seed: int, k: int) -> int:
     return zlib.crc32(f"{seed}:{k}".encode())
 
 
-def parts_of(record: StepRecord) -> list[tuple[Sequence[int], int]]:
-    """The sample numbers and the seed of each forward pass of a step."""
+@dataclass(frozen=True)
+class Part:
+    """One forward pass of a step."""
+
+    numbers: Sequence[int]
+    seed: int
+
+    @property
+    def drawn_seed(self) -> int:
+        """From it the samples are drawn, where a data set draws them; the pass has its own."""
+        return zlib.crc32(f"{self.seed}/samples".encode())
+
+
+def parts_of(record: StepRecord) -> list[Part]:
+    """The forward passes of a step."""
     found, start = [], 0
     for j, size in enumerate(record.parts or [len(record.batch)]):
         seed = record.seed if j == 0 else zlib.crc32(f"{record.seed}/{j}".encode())
-        found.append((record.batch[start : start + size], seed))
+        found.append(Part(record.batch[start : start + size], seed))
         start += size
     return found
 
 
-def as_tensor(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Sample numbers on a device."""
-    if isinstance(numbers, range):
-        return torch.arange(numbers.start, numbers.stop, device=device)
-    return torch.tensor(numbers, device=device)
+def fetched(problem: Problem, record: StepRecord) -> tuple[list[Any], list[str]]:
+    """The samples of each forward pass of a step, and the checksums of all."""
+    batches, contents = [], []
+    for part in parts_of(record):
+        batch, found = problem.source.fetch(part.numbers, part.drawn_seed)
+        batches.append(batch)
+        contents += found
+    return batches, contents
 
 
-def run_part(problem: Problem, part: tuple[Sequence[int], int], call: Callable) -> tuple:
-    """Outputs and targets of one forward pass of a step, with its own random numbers."""
-    numbers, seed = part
-    batch = as_tensor(numbers, problem.x.device)  # makes copies, which the model may change
-    with seeded(seed, problem.x.device):
-        return call(problem.x[batch]), problem.y[batch]
+def batches_of(problem: Problem, record: StepRecord) -> list[Any]:
+    """The samples of each forward pass; ``ReplayError`` where they are others than recorded."""
+    batches, contents = fetched(problem, record)
+    if contents != record.contents:
+        both = zip(record.batch, record.contents, contents, strict=False)
+        number = next((n for n, then, now in both if then != now), record.batch[0])
+        raise ReplayError(
+            f"sample {number} of the data is another one than when the step was recorded; what "
+            "__getitem__ or collate draw at random must come from the global generators of torch, "
+            "numpy or random, and not from a generator of their own"
+        )
+    return batches
+
+
+def run_part(problem: Problem, part: Part, batch: Any, model: nn.Module) -> Tensor:
+    """The loss of one forward pass, ``[n]`` or one number, with its own random numbers."""
+    n, device = len(part.numbers), problem.source.device
+    if problem.of_batch:
+        with seeded(part.seed, device):
+            return problem.losses(model, batch, n)
+    with seeded(part.seed, device):
+        outputs, targets = problem.outputs(model, batch)
+    return problem.of_outputs(outputs, targets, n)
 
 
 def gradients(
-    problem: Problem, record: StepRecord, model: nn.Module, optimizer, k: int
+    problem: Problem,
+    record: StepRecord,
+    model: nn.Module,
+    optimizer,
+    k: int,
+    batches: list[Any] | None = None,
 ) -> tuple[Tensor, dict[str, Number]]:
     """Put the (clipped) gradients of a step in place.
 
@@ -90,15 +118,17 @@ def gradients(
     """
     optimizer.zero_grad()
     parts = parts_of(record)
+    batches = batches_of(problem, record) if batches is None else batches
+    items = problem.items(batches)
     values = []
-    for part in parts:
+    for j, (part, batch) in enumerate(zip(parts, batches, strict=True)):
         with torch.enable_grad():  # also where the reader's code has switched gradients off
-            outputs, targets = run_part(problem, part, model)
-            value = batch_loss(problem.loss, outputs, targets) / len(parts)
+            losses = run_part(problem, part, batch, model)
+            value = problem.reduced(losses, len(parts), items, j)
         if not torch.isfinite(value):
             raise ValueError(
                 f"loss is {value.item()} at step {k}; the step was not made and the path up to "
-                f"step {k} is kept: lower the learning rate or look at samples {part[0][:8]}"
+                f"step {k} is kept: lower the learning rate or look at samples {part.numbers[:8]}"
             )
         value.backward()
         values.append(value.detach())
