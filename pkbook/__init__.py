@@ -17,7 +17,7 @@ from pkbook.interpolation.influence import self_influence, step_pairs
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.path_kernel import path_kernel
 from pkbook.interpolation.result import Interpolation
-from pkbook.interpolation.trajectory import Trajectory, batches
+from pkbook.interpolation.trajectory import Trajectory, batches, record
 from pkbook.kernels import (
     feature_norms,
     gradient_kernel,
@@ -70,6 +70,7 @@ __all__ = [
     "of",
     "path_kernel",
     "plots",
+    "record",
     "self_influence",
     "step_pairs",
     "tangent_features",

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from pkbook.basics.checks import as_matrix
 from pkbook.basics.parameters import Tree
-from pkbook.basics.randomness import seeded
 from pkbook.basics.replaced import replaced
 from pkbook.interpolation.shares import Batch
 from pkbook.kernels.asked import Asked, Inputs, asked
 from pkbook.kernels.passes import calling
 from pkbook.kernels.plan import Plan, plan
 from pkbook.kernels.watch import Watch
+from pkbook.runs.conditions import cast_as
+from pkbook.runs.kept_batches import plain_source
 from pkbook.runs.loss_rows import LossRows
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.problem import Problem
@@ -74,9 +75,20 @@ class Step:
         # Batch statistics mix the samples: a sample's share is then that of its own loss.
         made = None if mixes_samples(self.model) else self.plan
         return [
-            self._batch(part, batch, met, LossRows(self.problem, len(parts), items, j), made)
+            self._batch(part, batch, met, self._rows(parts, items, j), made)
             for j, (part, batch, met) in enumerate(zip(parts, samples, buffers, strict=True))
         ]
+
+    @contextmanager
+    def _under(self, part: Part) -> Iterator[None]:
+        """The autocast and the random numbers that a pass had."""
+        device = self.problem.source.device
+        with cast_as(part.conditions.autocast, device), part.drawing(device):
+            yield
+
+    def _rows(self, parts: list[Part], items: list[float], j: int) -> LossRows:
+        among = parts[j].conditions.divided_by or len(parts)
+        return LossRows(self.problem, among, items, j)
 
     def _buffers_met(self, parts: list[Part], samples: list[Any]) -> list[Tree]:
         """The buffers that each part of a step met: the parts before it may have moved them."""
@@ -89,9 +101,8 @@ class Step:
         for part, batch in zip(parts[:-1], samples, strict=False):
             inputs, _ = _inputs(self.problem, batch, LossRows(self.problem))
             inputs = inputs.clone()
-            seed = seeded(part.seed, self.problem.source.device)
             grad = torch.set_grad_enabled(self.problem.of_batch)
-            with grad, seed, replaced(model, before.parameters):
+            with grad, self._under(part), replaced(model, before.parameters):
                 model(inputs) if isinstance(inputs, Tensor) else inputs.applied(model)
             found.append(buffers_of(model))
         return found
@@ -107,8 +118,7 @@ class Step:
         def forward(parameters: Tree, watch: Watch | None = None) -> Iterator[Tensor]:
             set_modes(model, self.record)
             put_buffers(model, buffers)
-            drawn = seeded(part.seed, problem.source.device)
-            with drawn, calling(model, inputs)(parameters, watch) as f:
+            with self._under(part), calling(model, inputs)(parameters, watch) as f:
                 seen["shape"] = f.shape
                 yield as_matrix(f, n)
 
@@ -124,4 +134,8 @@ class Step:
 
 def shared_plan(problem: Problem, x: Inputs) -> bool:
     """Whether queries and training inputs are of one kind, so that one plan serves both."""
-    return isinstance(x, Tensor) and isinstance(problem.source, Tensors) and not problem.of_batch
+    return (
+        isinstance(x, Tensor)
+        and isinstance(plain_source(problem.source), Tensors)
+        and not problem.of_batch
+    )

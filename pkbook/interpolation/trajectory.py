@@ -1,10 +1,20 @@
 """The reader's door to a recorded run: record it, then ask what its samples did."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
 from pkbook.interpolation.interpolate import interpolate as _interpolate
 from pkbook.interpolation.path_kernel import path_kernel as _path_kernel
+from pkbook.runs.loops import unwrapped
+from pkbook.runs.problem import Loss, Reduction
 from pkbook.runs.recording import Recording, batches
+from pkbook.runs.sources import Collate
 
-__all__ = ["Trajectory", "batches"]
+__all__ = ["Trajectory", "batches", "record"]
 
 
 class Trajectory(Recording):
@@ -13,17 +23,29 @@ class Trajectory(Recording):
     Parameters
     ----------
     model
-        any ``nn.Module`` returning ``[n, C]``.
+        any ``nn.Module`` returning ``[n]``, ``[n, C]``, ``[n, T, V]``, or a dictionary with such a
+        tensor, named ``logits`` or the only one.
     loss
-        a function of outputs and targets giving one value per sample ``[n]`` (averaged over
-        the batch) or one scalar (used as it is), such as those of :mod:`pkbook.losses` or
-        ``torch.nn.CrossEntropyLoss()``.
+        for data that are pairs ``(x, y)``, a function of outputs and targets, such as those of
+        :mod:`pkbook.losses` or ``torch.nn.CrossEntropyLoss()``.  For any data, a function
+        ``loss(model, batch)`` that calls the model itself.  It gives one value per sample ``[n]``
+        or one number; of a number, a sample's share is found at the outputs of the model.
     optimizer
         ``SGD``, ``RMSprop``, ``Adam``, ``AdamW``, ``Adagrad``, ``NAdam`` or ``RAdam`` of
         ``torch.optim``, with any options and parameter groups, or one of your own whose rule
         is told to ``pkbook.runs.register``.
     data
-        the training set ``(x, y)``, ``N`` samples each.
+        the training set of ``N`` samples: a pair ``(x, y)`` of tensors; a dictionary, tuple or data
+        class of tensors with ``N`` rows each; or a ``Dataset``, a list of samples, or anything with
+        ``len`` and numbers in square brackets.  A ``Dataset`` may draw its samples at random
+        (augmentation): each visit has a seed of its own, from which a replay draws them again.
+    collate
+        puts the samples of a ``Dataset`` together, as for a ``DataLoader``.
+    reduction
+        how the losses of a step make one number: ``"mean"`` over samples, then over micro-batches;
+        ``"sum"``; or a function of a batch that gives its number of items, tokens say: the step
+        then follows the sum over all items divided by their number.  With it, a loss of one number
+        must be the mean over the items of its batch, and one of ``[n]`` sums over each sample's.
     folder
         where to keep the run; default in memory.
     every
@@ -74,3 +96,91 @@ class Trajectory(Recording):
     # The functions themselves: ``run`` is their first argument, and their options are written once.
     interpolate = _interpolate
     path_kernel = _path_kernel
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    optimizer: Any,
+    *,
+    loss: Loss,
+    data: Any,
+    collate: Collate | None = None,
+    reduction: Reduction = "mean",
+    folder: str | Path | None = None,
+    every: int = 50,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    scaler: Any = None,
+    check: bool = True,
+) -> Iterator[Trajectory]:
+    r"""Record a training loop that you do not own, by watching its model and its optimizer.
+
+    The loop goes on calling ``model``, ``backward`` and ``optimizer.step()``.  Which samples each
+    batch is made of is told; random numbers, autocast and hyperparameters are seen.
+
+    Parameters
+    ----------
+    model, optimizer
+        those of the loop.  What Accelerate or Lightning put around an optimizer is taken off.
+    loss
+        the loss that the loop follows, of ``(outputs, targets)`` or of ``(model, batch)``, as for
+        :class:`Trajectory`; a step made with it must come to the same parameters bit for bit.
+    data, collate, reduction, folder, every, check
+        as for :class:`Trajectory`.
+    clip_norm, clip_value
+        what the loop clips its gradients to before each step.
+    scaler
+        the ``GradScaler`` of the loop; steps that it leaves out are left out of the record.
+
+    Yields
+    ------
+    Trajectory
+        tell it the samples with :meth:`Trajectory.saw`, once a batch, or give its
+        :meth:`Trajectory.watch` of a batch sampler to the ``DataLoader``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        as :class:`Trajectory`; at a step whose samples nobody has told.
+    ReplayError
+        at the first step where it cannot be made again from its record.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.linspace(-1, 1, 8)[:, None]
+    >>> line = torch.nn.Linear(1, 1)
+    >>> sgd = torch.optim.SGD(line.parameters(), lr=0.3)
+    >>> mse = torch.nn.MSELoss()
+    >>> with record(line, sgd, loss=mse, data=(x, 2 * x)) as run:
+    ...     for k in range(6):                        # somebody else's loop
+    ...         numbers = torch.arange(k, k + 3)
+    ...         run.saw(numbers)                      # the only line for us
+    ...         sgd.zero_grad()
+    ...         mse(line(x[numbers]), 2 * x[numbers]).backward()
+    ...         sgd.step()
+    >>> len(run), run.verify()
+    (6, 0.0)
+    >>> bool(run.interpolate(torch.tensor([[3.0]])).completeness < 1e-3)
+    True
+    """
+    run = Trajectory(
+        model,
+        loss,
+        unwrapped(optimizer),
+        data,
+        collate=collate,
+        reduction=reduction,
+        folder=folder,
+        every=every,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        check=check,
+    )
+    loop = run.follow_loop(folder, scaler)
+    try:
+        yield run
+    finally:
+        loop.end()
+        run.close()

@@ -107,8 +107,8 @@ def asked(x: Any, of: Any = None, name: str = "x") -> Inputs:
         return x
     if not isinstance(x, Tensor) and not tensors_in(x):
         raise TypeError(
-            f"{name} must be a torch.Tensor, or a dict, tuple or data class of tensors, got "
-            f"{type(x).__name__}; write torch.as_tensor({name})"
+            f"{name} must be a torch.Tensor, got {type(x).__name__}; write "
+            f"torch.as_tensor({name}), or give a dict, tuple or data class of tensors"
         )
     return Asked(x, of)
 

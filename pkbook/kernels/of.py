@@ -110,9 +110,12 @@ def _per_query(*labels: int | Tensor) -> tuple[list[Tensor], Callable]:
 def margin(winner: int | Tensor, rival: int | Tensor) -> Of:
     r""":math:`f_a-f_b`, one pair of outputs for all queries or one for each ``[n]``.
 
+    >>> from pkbook.kernels.features import tangent_features
     >>> line = nn.Linear(1, 3, bias=False)
-    >>> Asked(torch.ones(2, 1), margin(2, 0)).applied(line).shape
-    torch.Size([2])
+    >>> tangent_features(line, torch.ones(2, 1), of=margin(torch.tensor([2, 1]), 0))
+    tensor([[[-1.,  0.,  1.]],
+    <BLANKLINE>
+            [[-1.,  1.,  0.]]])
     """
     rows, all_of = _per_query(winner, rival)
 

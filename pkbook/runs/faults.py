@@ -6,6 +6,7 @@ it, a hook, a counter in ``forward``) is on no record.  A :class:`Witness` looks
 step, makes that step again on a copy after it, and names what it knows to have been otherwise.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -108,7 +109,8 @@ class Witness:
             again = snapshot(model, optimizer)
             found = difference(end, again)
             then = self.replay.store.steps[k].loss
-            if loss != then or found is not None:
+            told = not math.isnan(then)  # the loss of a loop that is not ours is not seen
+            if (told and loss != then) or found is not None:
                 why = self._cause(k, drawn, attributes, model)
                 raise ReplayError(_told(k, loss, then, found) + why + ADVICE)
             if rule_of(optimizer).own:
@@ -143,6 +145,7 @@ class Witness:
             )
         return (
             self._hooks()
+            or self._of_the_loop(k, model)
             or self._random(drawn)
             or self._of_the_loss(k, model)
             or self._changed(attributes)
@@ -159,9 +162,31 @@ class Witness:
                     "have; write clip_norm= or clip_value= for clipping, or change the loss"
                 )
         optimizer = self.optimizer
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+        if any(not hasattr(hook, "of_pkbook") for kind in hooks for hook in kind.values()):
             return "the optimizer has hooks around its step, which a copy of it does not have"
         return ""
+
+    def _of_the_loop(self, k: int, model: nn.Module) -> str:
+        """What a loop that is not ours did with the gradients between loss and step."""
+        record = self.replay.store.steps[k]
+        if not record.passes:
+            return ""
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        both = [(p.grad.flatten(), q.grad.flatten()) for p, q in pairs
+                if p.grad is not None and q.grad is not None]  # fmt: skip
+        theirs, ours = (torch.cat(grads).double() for grads in zip(*both, strict=True))
+        factor = float((theirs @ ours) / (ours @ ours))
+        if bool((theirs - factor * ours).norm() <= 1e-3 * theirs.norm()):
+            return (
+                f"the loop stepped with {factor:.4g} times the gradient of this loss: a clipping "
+                "that nobody told (give clip_norm= to record), or another division of accumulated "
+                "losses (run.saw(numbers, divided_by=...))"
+            )
+        return (
+            "the loop stepped with another gradient than that of this loss for these samples; "
+            "where its batches are drawn at random, give them too: run.saw(numbers, batch)"
+        )
 
     def _random(self, drawn: dict) -> str:
         for source, advice in (
@@ -219,7 +244,7 @@ def _require_unchanged(then: dict[str, Tensor], now: dict[str, Tensor], k: int) 
 
 def _told(k: int, loss: float, then: float, found: Difference | None) -> str:
     what = f"its loss is {loss}, and was {then}"
-    if loss == then and found is not None:
+    if (loss == then or math.isnan(then)) and found is not None:
         what = f"{found.name} is off by {found.size:.2g} of its size"
     return f"step {k} was made, but made again from its record it is another one: {what}. Cause: "
 

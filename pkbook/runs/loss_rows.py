@@ -24,7 +24,7 @@ from pkbook.runs.problem import Problem
 class LossRows:
     """The rows of the losses of a batch, ``[n, C]``, and the slope of the step's number by them."""
 
-    def __init__(self, problem: Problem, parts: int = 1, items: Any = (1.0,), j: int = 0) -> None:
+    def __init__(self, problem: Problem, parts: float = 1, items: Any = (1.0,), j: int = 0) -> None:
         """``parts``, ``items``, ``j``: of how many micro-batches the batch is which one."""
         self.problem, self.place = problem, (parts, items, j)
         self.value: Tensor | None = None

@@ -75,8 +75,11 @@ class Problem:
             raise ValueError(f"reduction must give a positive number of items, got {found}")
         return found
 
-    def reduced(self, losses: Tensor, parts: int, items: Sequence[float], j: int) -> Tensor:
-        """What micro-batch ``j`` of a step gives to the number that the step descends."""
+    def reduced(self, losses: Tensor, parts: float, items: Sequence[float], j: int) -> Tensor:
+        """What micro-batch ``j`` of a step gives to the number that the step descends.
+
+        ``parts`` is the number of micro-batches that a mean goes over.
+        """
         if callable(self.reduction):
             share = losses.sum() if losses.ndim else losses * items[j]
             return share / sum(items)
@@ -88,7 +91,7 @@ class Problem:
 def is_of_batch(loss: object) -> bool:
     """Whether a loss says that it wants the model: its first argument is called so.
 
-    >>> is_of_batch(lambda model, batch: model(batch)), is_of_batch(torch.nn.MSELoss())
+    >>> is_of_batch(lambda model, batch: model(batch)), is_of_batch(nn.MSELoss())
     (True, False)
     """
     try:

@@ -6,7 +6,8 @@ every few steps a checkpoint of parameters, buffers and optimizer state.  A repl
 checkpoint, repeats the steps, and must land on the next checkpoint exactly.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,11 @@ from pkbook.runs.checks import (
     require_same_layout,
     trained_names,
 )
+from pkbook.runs.conditions import Conditions
 from pkbook.runs.copies import copied
 from pkbook.runs.faults import Watch
+from pkbook.runs.kept_batches import Kept, plain_source
+from pkbook.runs.loops import Loop, Watched
 from pkbook.runs.optimizers import (
     apply_settings,
     memory_key,
@@ -44,7 +48,7 @@ from pkbook.runs.schedules import advance, follow, require_schedule
 from pkbook.runs.setting import problem_of
 from pkbook.runs.snapshot import snapshot
 from pkbook.runs.sources import Collate, Tensors
-from pkbook.runs.steps import buffers_of, fetched, gradients, put_buffers, step_seed
+from pkbook.runs.steps import buffers_of, fetched, gradients, parts_of, put_buffers, step_seed
 from pkbook.runs.storage import FolderStore
 
 __all__ = ["Recording", "Replayed", "batches"]
@@ -134,6 +138,8 @@ class Recording:
             environment.require_same_run(folder, manifest, run._manifest())
             environment.require_steps_in_order(folder, run.store.steps, run._seed)
             run.elsewhere = run._places(manifest)
+            if any(record.passes for record in run.store.steps):
+                run._keep_batches(folder)
             run._rewind(opened=True)
             if scheduler is not None:
                 follow(scheduler, optimizer, [record.settings for record in run.store.steps])
@@ -141,6 +147,16 @@ class Recording:
             run.close()
             raise
         return run
+
+    def _keep_batches(self, folder: str | Path | None) -> None:
+        where = None if folder is None else Path(folder)
+        self.problem = replace(self.problem, source=Kept(self.problem.source, where))
+
+    def follow_loop(self, folder: str | Path | None, scaler: Any) -> Loop:
+        """Record the steps of a loop that is not ours, from now on; see :func:`pkbook.record`."""
+        self._keep_batches(folder)
+        self.loop = Loop(self, scaler)
+        return self.loop
 
     def _bind(self, model, optimizer, scheduler) -> None:
         """Check the moving parts of a run and keep them."""
@@ -154,6 +170,8 @@ class Recording:
 
     problem: Problem
     """What each step descends."""
+    loop: Loop | None = None
+    """The loop that is watched, if it is not this class that makes the steps."""
 
     @property
     def model(self) -> nn.Module:
@@ -191,7 +209,7 @@ class Recording:
         return self._pair()[1]
 
     def _pair(self) -> Any:
-        source = self.problem.source
+        source = plain_source(self.problem.source)
         if not isinstance(source, Tensors) or not is_pair(source.value):
             raise ValueError(
                 "the data of this run are no pair (x, y) of tensors; run.batch(numbers) gives "
@@ -235,31 +253,104 @@ class Recording:
         written.  ``ReplayError`` for a step that was made and cannot be made again, see ``check``.
         """
         parts = self._micro_batches(batch)
-        k = len(self)
-        require_same_layout(self._layout, layout(self.model, self.optimizer), k)
-        made = self._watch.begin(k, self.replay, self.model, self.optimizer)
-        record = StepRecord(
-            batch=as_numbers(parts),
-            seed=step_seed(self._seed, k),
-            settings=settings_of(self.optimizer),
-            training=[name for name, m in self.model.named_modules() if m.training],
-            loss=0.0,
-            parts=[len(part) for part in parts] if len(parts) > 1 else [],
-            place=environment.environment(self.device) if self.elsewhere else {},
-        )
+        training = [name for name, m in self.model.named_modules() if m.training]
+        made = self.begin_step()
+        record = self.record_of(parts, training)
         batches, contents = fetched(self.problem, record)
-        value = self._make(replace(record, contents=contents), k, batches)
+        value = self._make(replace(record, contents=contents), batches)
         made()
         return value
 
-    def _micro_batches(self, batch: Any) -> list[Tensor]:
+    def begin_step(self) -> Callable[[], None]:
+        """Look at the run before its next step; what is returned is to be called after it."""
+        k = len(self)
+        require_same_layout(self._layout, layout(self.model, self.optimizer), k)
+        return self._watch.begin(k, self.replay, self.model, self.optimizer)
+
+    def record_of(
+        self, parts: list[Tensor], training: list[str], passes: Sequence[Conditions] = ()
+    ) -> StepRecord:
+        """The record of the next step, still without its loss and its samples' checksums."""
+        return StepRecord(
+            batch=as_numbers(parts),
+            seed=step_seed(self._seed, len(self)),
+            settings=settings_of(self.optimizer),
+            training=training,
+            loss=0.0,
+            parts=[len(part) for part in parts] if len(parts) > 1 else [],
+            place=environment.environment(self.device) if self.elsewhere else {},
+            passes=[under.as_json() for under in passes],
+        )
+
+    def keep_step(self, record: StepRecord, given: list[Any]) -> None:
+        """Keep a step that somebody else makes, with the batches that were given for it."""
+        contents = []
+        for part, batch in zip(parts_of(record), given, strict=True):
+            if batch is None:
+                contents += self.problem.source.fetch(part.numbers, part.drawn_seed)[1]
+            else:
+                self._kept.keep(part.drawn_seed, batch)
+        self.store.append(replace(record, loss=math.nan, contents=contents))
+
+    def end_step(self) -> None:
+        """After a step: a checkpoint where one is due."""
+        if len(self) % self.every == 0:
+            self.store.save(len(self), snapshot(self.model, self.optimizer))
+
+    @property
+    def _kept(self) -> Kept:
+        """Where batches are kept that a loop gave."""
         source = self.problem.source
+        if not isinstance(source, Kept):
+            raise TypeError("batches are kept of a loop that pkbook.record watches")
+        return source
+
+    def saw(self, numbers: Any, batch: Any = None, *, divided_by: float | None = None) -> None:
+        """Tell which samples a forward pass of the watched loop is made of.
+
+        To be called once for each batch, before ``optimizer.step()``.
+
+        Parameters
+        ----------
+        numbers
+            sample numbers ``[B]``.
+        batch
+            the batch itself, as the loss takes it, where the data set draws it at random; it is
+            kept.  Default what ``data`` gives for these numbers.
+        divided_by
+            what the loop divides the loss by before its backward pass; default the number of
+            batches in the step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            for a run that no loop is watched for, and numbers that are none.
+        """
+        self.watched_loop.saw(numbers, batch, divided_by)
+
+    def watch(self, batch_sampler: Iterable) -> Watched:
+        """The same sampler, whose batches tell themselves: ``DataLoader(batch_sampler=...)``."""
+        return self.watched_loop.watch(batch_sampler)
+
+    @property
+    def watched_loop(self) -> Loop:
+        """The loop that the run is recorded from, with :func:`pkbook.record`."""
+        if self.loop is None:
+            raise ValueError(
+                "no loop is watched; write 'with pkbook.record(model, optimizer, ...) as run', or "
+                "make the steps with run.step(numbers)"
+            )
+        return self.loop
+
+    def _micro_batches(self, batch: Any) -> list[Tensor]:
+        source = plain_source(self.problem.source)
         x = source.value[0] if isinstance(source, Tensors) and is_pair(source.value) else None
         whole = isinstance(x, Tensor) and x.ndim == 1 and not x.is_floating_point()
         return micro_batches(batch, self.samples, numbers_too=whole)
 
-    def _make(self, record: StepRecord, k: int, batches: list[Any]) -> Tensor:
+    def _make(self, record: StepRecord, batches: list[Any]) -> Tensor:
         """Make the step of a record and keep it; or neither of both."""
+        k = len(self)
         buffers = buffers_of(self.model)
         try:
             value, _ = gradients(self.problem, record, self.model, self.optimizer, k, batches)
@@ -273,8 +364,7 @@ class Recording:
                 put_buffers(self.model, buffers)
             raise
         advance(self.scheduler)
-        if (k + 1) % self.every == 0:
-            self.store.save(k + 1, snapshot(self.model, self.optimizer))
+        self.end_step()
         return value
 
     def parameters(self, k: int) -> Tree:

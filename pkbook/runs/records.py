@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 from torch import Tensor
 
-LATER = ("contents",)
+LATER = ("contents", "passes")
 """Fields that came later: left out where they say nothing, as in the folders from before."""
 
 
@@ -28,6 +28,8 @@ class StepRecord:
     """Where the step was made, if the run was begun elsewhere."""
     contents: list[str] = field(default_factory=list)
     """A checksum of each sample, where the data set may draw it at random."""
+    passes: list[dict] = field(default_factory=list)
+    """The conditions of each forward pass, of a loop that is not ours."""
 
     def as_json(self) -> dict:
         """Plain numbers; a range is its two ends, under a name of its own."""

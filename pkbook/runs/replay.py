@@ -1,5 +1,6 @@
 """Recorded steps made again, and compared with what was recorded."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class Replay:
     def require_loss(self, start: int, stop: int, k: int, loss: float, cause: str = _CAUSE) -> None:
         """The only witness of the steps after the last checkpoint of a run that was opened."""
         then = self.store.steps[k].loss
-        if loss != then and not self.elsewhere:
+        if loss != then and not (self.elsewhere or math.isnan(then)):
             what = f"the loss of step {k} is {loss}, and was {then}"
             raise ReplayError(f"{_differently(start, stop, what)}. {cause}")
 

@@ -59,8 +59,14 @@ def problem_of(
     try:
         require_fitting_loss(model, problem)
     except Exception as error:
-        if of_batch:
+        if is_of_batch(loss):
             raise
+        if of_batch:
+            raise TypeError(
+                "data must be a pair (x, y) for a loss of (outputs, targets), got "
+                f"{type(first).__name__}; for other data write loss(model, batch). As such a loss, "
+                f"yours says: {error}"
+            ) from error
         try:  # perhaps it is a loss of (model, batch) whose arguments have other names
             other = replace(problem, of_batch=True)
             require_fitting_loss(model, other)

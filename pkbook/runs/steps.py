@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from pkbook.basics.checks import require_finite
 from pkbook.basics.parameters import Tree, sum_of
-from pkbook.basics.randomness import seeded
+from pkbook.runs.conditions import PLAIN, Conditions, cast_as, drawn_as
 from pkbook.runs.optimizers import (
     Number,
     StepState,
@@ -51,11 +52,16 @@ class Part:
 
     numbers: Sequence[int]
     seed: int
+    conditions: Conditions = PLAIN
 
     @property
     def drawn_seed(self) -> int:
         """From it the samples are drawn, where a data set draws them; the pass has its own."""
         return zlib.crc32(f"{self.seed}/samples".encode())
+
+    def drawing(self, device: torch.device) -> AbstractContextManager[None]:
+        """The random numbers of the pass."""
+        return drawn_as(self.conditions.random, self.seed, device)
 
 
 def parts_of(record: StepRecord) -> list[Part]:
@@ -63,7 +69,8 @@ def parts_of(record: StepRecord) -> list[Part]:
     found, start = [], 0
     for j, size in enumerate(record.parts or [len(record.batch)]):
         seed = record.seed if j == 0 else zlib.crc32(f"{record.seed}/{j}".encode())
-        found.append(Part(record.batch[start : start + size], seed))
+        under = Conditions(**record.passes[j]) if record.passes else PLAIN
+        found.append(Part(record.batch[start : start + size], seed, under))
         start += size
     return found
 
@@ -95,12 +102,13 @@ def batches_of(problem: Problem, record: StepRecord) -> list[Any]:
 def run_part(problem: Problem, part: Part, batch: Any, model: nn.Module) -> Tensor:
     """The loss of one forward pass, ``[n]`` or one number, with its own random numbers."""
     n, device = len(part.numbers), problem.source.device
-    if problem.of_batch:
-        with seeded(part.seed, device):
-            return problem.losses(model, batch, n)
-    with seeded(part.seed, device):
-        outputs, targets = problem.outputs(model, batch)
-    return problem.of_outputs(outputs, targets, n)
+    with cast_as(part.conditions.autocast, device):
+        if problem.of_batch:
+            with part.drawing(device):
+                return problem.losses(model, batch, n)
+        with part.drawing(device):
+            outputs, targets = problem.outputs(model, batch)
+        return problem.of_outputs(outputs, targets, n)
 
 
 def gradients(
@@ -124,14 +132,17 @@ def gradients(
     for j, (part, batch) in enumerate(zip(parts, batches, strict=True)):
         with torch.enable_grad():  # also where the reader's code has switched gradients off
             losses = run_part(problem, part, batch, model)
-            value = problem.reduced(losses, len(parts), items, j)
+            among = part.conditions.divided_by or len(parts)
+            value = problem.reduced(losses, among, items, j)
         if not torch.isfinite(value):
             raise ValueError(
                 f"loss is {value.item()} at step {k}; the step was not made and the path up to "
                 f"step {k} is kept: lower the learning rate or look at samples {part.numbers[:8]}"
             )
-        value.backward()
+        scale = part.conditions.scale
+        (value if scale == 1.0 else value * scale).backward()
         values.append(value.detach())
+    _unscale(model, parts[0].conditions.scale)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own: Tree = {}
     for name, p in model.named_parameters():
@@ -142,6 +153,13 @@ def gradients(
         require_finite(p.grad, f"the gradient of {name!r} at step {k}")
         own[name] = p
     return sum_of(values), _clip(problem, own)
+
+
+def _unscale(model: nn.Module, scale: float) -> None:
+    """As ``GradScaler.unscale_`` does."""
+    for p in model.parameters() if scale != 1.0 else ():
+        if p.grad is not None:
+            p.grad.mul_(1.0 / scale)
 
 
 def _require_dense(name: str, optimizer: torch.optim.Optimizer, problem: Problem) -> None:
