@@ -1,4 +1,4 @@
-"""The trainings under workloads/ hold no doctests, and not every environment has their libraries."""
+"""The trainings under workloads/ hold no doctests; not every environment has their libraries."""
 
 import pytest
 
