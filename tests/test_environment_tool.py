@@ -21,6 +21,8 @@ def folder(tmp_path: Path) -> Path:
     (root / "requirements.txt").write_text("-e .\n")
     (root / "constraints.txt").write_text("")
     (root / "pyproject.toml").write_text("")
+    for name in environment.INTEGRATIONS:
+        (root / name).write_text("")
     return root
 
 
@@ -28,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def installs(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Where pip would have been run; what it does is not tested here."""
     made: list[Path] = []
-    monkeypatch.setattr(environment, "install", lambda root, venv: made.append(venv))
+    monkeypatch.setattr(environment, "install", lambda root, venv, **more: made.append(venv))
     return made
 
 
@@ -93,3 +95,35 @@ def test_what_pip_says_goes_to_a_log_and_its_failure_is_told(folder) -> None:
         environment.ensure(folder, folder / ".venv")
     assert "nowhere" in (folder / ".venv" / "install.log").read_text()
     assert not (folder / ".venv" / ".installed").exists()
+
+
+def test_the_libraries_of_the_integrations_come_once_and_on_their_own(folder, installs) -> None:
+    venv = folder / ".venv"
+    environment.ensure(folder, venv)
+    assert environment.ensure_integrations(folder, venv)
+    assert not environment.ensure_integrations(folder, venv)
+    (folder / environment.INTEGRATIONS[1]).write_text("xxhash==4\n")
+    assert not environment.ensure(folder, venv)  # the book needs nothing anew
+    assert environment.ensure_integrations(folder, venv)
+    (folder / "constraints.txt").write_text("numpy==2\n")
+    assert environment.ensure(folder, venv)
+    assert environment.ensure_integrations(folder, venv)
+
+
+def test_where_they_cannot_be_had_it_says_so_and_that_the_book_can(folder) -> None:
+    environment.create(folder / ".venv")
+    (folder / environment.INTEGRATIONS[0]).write_text("./nowhere\n")
+    told = r"(?s)install-integrations\.log.*nowhere.*`make book` works without them"
+    with pytest.raises(environment.NoEnvironment, match=told):
+        environment.ensure_integrations(folder, folder / ".venv")
+    assert not (folder / ".venv" / environment.INTEGRATIONS_STAMP).exists()
+
+
+def test_their_pins_are_resolved_and_agree_with_the_book() -> None:
+    def pins(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text().lower().split("\n")
+        return dict(line.split("==") for line in lines if line and line[0] != "#")
+
+    direct, added = (pins(name) for name in environment.INTEGRATIONS)
+    assert direct.items() <= added.items()
+    assert not added.keys() & pins("constraints.txt").keys()

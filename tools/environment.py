@@ -1,6 +1,6 @@
 """Make the environment of the book: a virtual environment with everything pinned.
 
-    python3 tools/environment.py
+    python3 tools/environment.py [--integrations]
 
 Run by any Python from 3.11 on, with its standard library alone. Does nothing when the environment
 is as it should be; makes it anew when it is broken, belongs to a folder that was moved, or was
@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
 DECIDES = ("requirements.txt", "constraints.txt", "pyproject.toml")
 STAMP = ".installed"
+# What `make test` needs beyond the book; see ensure_integrations.
+INTEGRATIONS = ("requirements-integrations.txt", "constraints-integrations.txt")
+INTEGRATIONS_STAMP = ".installed-integrations"
 
 
 class NoEnvironment(RuntimeError):
@@ -34,10 +37,10 @@ def python_of(venv: Path) -> Path:
     return windows if os.name == "nt" else venv / "bin" / "python"
 
 
-def wanted_stamp(root: Path, venv: Path) -> str:
+def wanted_stamp(root: Path, venv: Path, decides: tuple[str, ...] = DECIDES) -> str:
     """What the stamp of a good environment says: its place, and a hash of what decides."""
     digest = hashlib.sha256()
-    for name in DECIDES:
+    for name in decides:
         digest.update(name.encode() + (root / name).read_bytes())
     # Its scripts and the editable package name the folder, so a moved one does not work.
     return f"{venv}\n{root}\n{digest.hexdigest()}\n"
@@ -67,11 +70,14 @@ def create(venv: Path) -> None:
     )
 
 
-def install(root: Path, venv: Path) -> None:
-    """pip install of the pinned requirements; its lines go to install.log in the environment."""
-    log = venv / "install.log"
+def install(root: Path, venv: Path, integrations: bool = False) -> None:
+    """pip install of the pinned requirements; its lines go to a log in the environment."""
+    log = venv / ("install-integrations.log" if integrations else "install.log")
     command = [python_of(venv), "-m", "pip", "install", "--disable-pip-version-check"]
-    command += ["--progress-bar", "off", "-r", "requirements.txt", "-c", "constraints.txt"]
+    command += ["--progress-bar", "off", "-c", "constraints.txt"]
+    command += (
+        ["-r", INTEGRATIONS[0], "-c", INTEGRATIONS[1]] if integrations else ["-r", DECIDES[0]]
+    )
     start, packages = time.monotonic(), 0
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with (
@@ -124,15 +130,39 @@ def ensure(root: Path, venv: Path) -> bool:
     return True
 
 
+def ensure_integrations(root: Path, venv: Path) -> bool:
+    """Add the libraries of tests/integrations to a made environment; True if there was a need.
+
+    A stamp of their own: `make book` neither waits for them nor fails where they cannot be had.
+    """
+    stamp = venv / INTEGRATIONS_STAMP
+    wanted = wanted_stamp(root, venv, DECIDES + INTEGRATIONS)
+    if stamp.exists() and stamp.read_text(encoding="utf8") == wanted:
+        return False
+    stamp.unlink(missing_ok=True)
+    try:
+        install(root, venv, integrations=True)
+    except NoEnvironment as error:
+        raise NoEnvironment(
+            f"{error}\nThe tests need the libraries of {INTEGRATIONS[0]}; the book does not: "
+            "`make book` works without them."
+        ) from None
+    stamp.write_text(wanted, encoding="utf8")
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with requirements.txt")
     parser.add_argument("--venv", type=Path, default=None, help="default .venv in it")
+    parser.add_argument("--integrations", action="store_true", help="what `make test` needs too")
     asked = parser.parse_args()
     root = asked.root.resolve()
     venv = (asked.venv or root / ".venv").absolute()
     try:
         ensure(root, venv)
+        if asked.integrations:
+            ensure_integrations(root, venv)
     except NoEnvironment as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

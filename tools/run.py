@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from environment import ROOT, NoEnvironment, ensure, python_of
+from environment import ROOT, NoEnvironment, ensure, ensure_integrations, python_of
 from order import longest_first
 
 STALL = "3600"
@@ -45,6 +45,7 @@ def book() -> int:
 
 def test() -> int:
     """package tests, notebooks, and the site in a real browser"""
+    ensure_integrations(ROOT, venv())
     jobs = int(setting("JOBS", "2"))
     if run("tools/vendor.py"):
         print("!! going on without browser assets", flush=True)

@@ -1,0 +1,1 @@
+"""Trainings as their authors write them, on real kinds of code; nothing of pkbook records them."""
