@@ -155,7 +155,7 @@ def test_a_query_that_has_no_rows_is_one():
     (lambda run: pk.gradient_kernel(run.model, Q, of=(1,), outputs=2), "of or outputs, not both"),
     (lambda run: pk.gradient_kernel(run.model, Q, Q, outputs=LABELS), "one number where x2 is giv"),
     (lambda run: pk.gradient_kernel(run.model, Q, parameters="head.*"), "names of trainable"),
-    (lambda run: run.interpolate([1, 2]), "x must be a torch.Tensor, got list.*or data class of tensors"),
+    (lambda run: run.interpolate([1, 2]), "x must be a torch.Tensor, got list"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_is_refused_by_name(ask, match, run):
     with pytest.raises((TypeError, ValueError), match=match):
