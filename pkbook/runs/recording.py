@@ -47,6 +47,7 @@ from pkbook.runs.schedules import advance, follow, require_schedule
 from pkbook.runs.snapshot import snapshot
 from pkbook.runs.steps import Loss, Problem, buffers_of, gradients, put_buffers, step_seed
 from pkbook.runs.storage import FolderStore
+from pkbook.runs.summary import of_run
 
 __all__ = ["Recording", "Replayed", "batches"]
 
@@ -185,6 +186,9 @@ class Recording:
     def __len__(self) -> int:
         """Number of steps made."""
         return len(self.store.steps)
+
+    def __repr__(self) -> str:
+        return of_run(self)
 
     def close(self) -> None:
         """Let another process write to the folder; the run can still be taken apart."""
