@@ -26,8 +26,9 @@ def of_interpolation(told: "Interpolation") -> str:
         what = "query 0" if c == 1 else "query 0, output 0"
         lines.append(f"{what}: {before:.4g} -> {after:.4g} (change {after - before:+.4g})")
         lines.append(_completeness(told))
-    named = [f"{name} {value[0, 0].item():+.3g}" for name, value in told.other.items() if m and c]
-    lines.append(f"other: {', '.join(named)} (query 0)" if named else "other: none")
+    sizes = {name: value.abs().max().item() for name, value in told.other.items() if m and c}
+    named = [f"{name} (at most {size:.3g})" for name, size in sizes.items()]
+    lines.append(f"other: {', '.join(named) or 'none'}")
     lines.append(_pieces(told))
     split = [
         f"{kind}: {counted(len(parts), 'tensor')}"
@@ -72,7 +73,7 @@ def of_explanation(told: "Explanation", where: str, there: int | None) -> str:
         asked += ", by_parameter"
     lines = [
         head,
-        f"chunks: {total:,} of {size}, {state}, {where}",
+        f"chunks: {total:,} of at most {size}, {state}, {where}",
         f"run: {run['optimizer']}, {counted(len(run['trained']), 'tensor')} trained",
         f"options: {asked}",
     ]
