@@ -1,6 +1,7 @@
 """An interpolation in a file comes back bit for bit, or its damage is told."""
 
 import dataclasses
+import math
 import shutil
 
 import pytest
@@ -68,8 +69,8 @@ def test_everything_comes_back_bit_for_bit(told, path):
         {"doubt": "precision"},
         {"other": {}, "by_parameter": {}, "entries": {}},
         {"by_step": []},
-        {"other": {f"{k} a/b": torch.full((3, 2), float(k)) for k in (11, 2, 1, 0, 10, *range(20, 32))}},
-        {"final": torch.tensor([[float("nan"), -0.0], [float("inf"), 5e-324], [1.0, 2.0]]).double()},
+        {"other": {f"{k} a/b": torch.full((3, 2), float(k)) for k in (11, 2, 1, *range(20, 32))}},
+        {"final": torch.tensor([[math.nan, -0.0], [math.inf, 5e-324], [1.0, 2.0]]).double()},
     ],
     ids=["no tolerance", "tolerance", "doubt", "nothing more", "no step", "order", "odd numbers"],
 )  # fmt: skip
@@ -101,7 +102,8 @@ def test_one_query_of_an_explanation_can_be_saved(tmp_path):
 
 def test_every_changed_byte_is_noticed(path):
     raw = path.read_bytes()
-    places = [*range(0, 1300), *range(1300, len(raw), 41), len(raw) - 1]
+    header = 8 + int.from_bytes(raw[:8], "little")
+    places = [*range(0, header, 3), *range(header, len(raw), 61), len(raw) - 1]
     for place in places:
         changed = bytearray(raw)
         changed[place] ^= 1 << (place % 8)
@@ -129,7 +131,7 @@ def test_foreign_files_are_refused_by_name(path, tmp_path):
     with pytest.raises(ValueError, match="unsealed is damaged"):
         pk.Interpolation.load(tmp_path / "unsealed")
     (tmp_path / "text").write_text("a poem, longer than eight letters")
-    with pytest.raises(ValueError, match="text is damaged or no file of Interpolation.save"):
+    with pytest.raises(ValueError, match=r"text is damaged or no file of Interpolation\.save"):
         pk.Interpolation.load(tmp_path / "text")
     with pytest.raises(ValueError, match=r"write Explanation\.open\(folder\)"):
         pk.Interpolation.load(tmp_path)
@@ -141,7 +143,7 @@ def test_foreign_files_are_refused_by_name(path, tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(told, path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(StorageError, match="could not be written.*full.*is intact"):
+    with pytest.raises(StorageError, match=r"could not be written.*full.*is intact"):
         dataclasses.replace(told, doubt="precision").save(path)
     monkeypatch.undo()
     require_same(pk.Interpolation.load(path), told)

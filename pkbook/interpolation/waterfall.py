@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     from pkbook.interpolation.result import Interpolation
 
-LONGEST = 26  # letters of a text beside a bar, so that half the width is left for the bars
+LONGEST = 22  # letters of a text beside a bar, so that room is left for the bars
 WIDTH, ROW = 4.8, 0.29  # inches; narrow enough for a phone
 PICTURE = 17  # points, a little less than a row
 THICK = 0.74
+DIAMOND = 7  # points
+MOST_DECIMALS = 5
 REMAINDER = "not accounted for"
 VISIBLE = 0.005  # of the width of the walk: a remainder that is smaller cannot be seen
 
@@ -79,8 +81,10 @@ def waterfall(
     ax = _axes(ax, len(bars) + 2)
     start, end = told.initial[query, output].item(), told.final[query, output].item()
     tops = [start, *(start + np.cumsum([bar.height for bar in bars])).tolist()]
-    _ends(ax, tops, end)
-    _steps(ax, bars, tops)
+    look = _look(bars, tops, end)
+    _ends(ax, tops, end, look)
+    _steps(ax, bars, tops, look)
+    ax.set_xlim(*look.limits)
     if pictures is not None:
         for row, bar in enumerate(bars, start=1):
             if bar.sample is not None:
@@ -169,53 +173,84 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _ends(ax: "Axes", tops: list[float], end: float) -> None:
-    """The prediction before and after: bars from zero, or diamonds where zero is far away."""
+class _Look(NamedTuple):
+    """What the numbers decide about the figure."""
+
+    form: str
+    from_zero: bool
+    """Whether zero is so near that the two ends are bars from there."""
+    left: bool
+    """Whether numbers stand left of their bars: where most of the walk lies below zero."""
+    limits: tuple[float, float]
+
+
+def _look(bars: list[Bar], tops: list[float], end: float) -> _Look:
     low, high = min(*tops, end), max(*tops, end)
     span = (high - low) or abs(high) or 1.0
-    near = low - span <= 0 <= high + span
-    form = f".{_decimals([tops[0], end, span])}f"
+    from_zero = low - span <= 0 <= high + span
+    if from_zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    left = from_zero and -low > high
+    room = (high - low) or 1.0
+    form = _form(bars, (tops[0], end))
+    letters = max(len(format(x, "+" + form)) for x in (*tops, end))
+    before, after = (0.04 * letters, 0.03) if left else (0.03, 0.17)  # room for the numbers
+    return _Look(form, from_zero, left, (low - before * room, high + after * room))
+
+
+def _ends(ax: "Axes", tops: list[float], end: float, look: _Look) -> None:
+    """The prediction before and after: bars from zero, or diamonds where zero is far away."""
     for row, value in ((0, tops[0]), (len(tops), end)):
-        if near:
+        if look.from_zero:
             ax.barh(row, value, THICK, color=NEUTRAL)
         else:
-            ax.plot([value], [row], "D", color=NEUTRAL, markersize=7)
-        _number(ax, row, max(value, 0.0) if near else value, format(value, form))
-    left, right = (min(low, 0.0), max(high, 0.0)) if near else (low, high)
-    room = (right - left) or 1.0
-    ax.set_xlim(left - 0.02 * room, right + 0.17 * room)  # numbers stand at the right of bars
-    if near:
+            ax.plot([value], [row], "D", color=NEUTRAL, markersize=DIAMOND)
+        _number(ax, row, (0.0 if look.from_zero else value, value), format(value, look.form), look)
+    if look.from_zero:
         ax.axvline(0, color=NEUTRAL, linewidth=0.9, zorder=0.5)
-    ax.plot([end, end], [len(tops) - 1, len(tops)], color=NEUTRAL, linewidth=0.9)
+    _join(ax, len(tops), end)
 
 
-def _steps(ax: "Axes", bars: list[Bar], tops: list[float]) -> None:
-    form = f"+.{_decimals([bar.height for bar in bars])}f"
+def _steps(ax: "Axes", bars: list[Bar], tops: list[float], look: _Look) -> None:
+    """The bars between, each joined to the row above."""
     for row, (bar, start) in enumerate(zip(bars, tops[:-1], strict=True), start=1):
         up = bar.height >= 0
         colour, hatch = (PLUS, None) if up else (MINUS, "////")
         if bar.name == REMAINDER:
             colour, hatch = NEUTRAL, "...."
         ax.barh(row, bar.height, THICK, start, color=colour, hatch=hatch)
-        ax.plot([start, start], [row - 1, row], color=NEUTRAL, linewidth=0.9, zorder=0.8)
-        _number(ax, row, max(start, start + bar.height), format(bar.height, form))
+        _join(ax, row, start)
+        ends = (start, start + bar.height)
+        _number(ax, row, ends, format(bar.height, "+" + look.form), look)
 
 
-def _decimals(numbers: Sequence[float]) -> int:
-    """So many that the smallest number of weight shows two digits."""
-    sizes = [abs(x) for x in numbers if x]
-    if not sizes:
-        return 0
-    least = max(min(sizes), max(sizes) / 1000)
-    return max(0, 1 - math.floor(math.log10(least)))
+def _form(bars: list[Bar], others: Sequence[float]) -> str:
+    """One format for all numbers: three digits of the largest sample, six of the largest of all."""
+    sizes = [abs(bar.height) for bar in bars if bar.sample is not None]
+    whole = max(map(abs, [*(bar.height for bar in bars), *others]), default=0.0)
+    largest = max(sizes, default=0.0) or whole
+    if not largest:
+        return ".2f"
+    decimals = 2 - math.floor(math.log10(largest))
+    if decimals > MOST_DECIMALS:
+        return ".2e"
+    return f".{max(0, min(decimals, 5 - math.floor(math.log10(whole))))}f"
 
 
-def _number(ax: "Axes", row: int, right: float, text: str) -> None:
+def _join(ax: "Axes", row: int, place: float) -> None:
+    """A short line from the row above to this one."""
+    ends = [row - 1 + THICK / 2, row - THICK / 2]
+    ax.plot([place, place], ends, color=NEUTRAL, linewidth=1.1)
+
+
+def _number(ax: "Axes", row: int, ends: tuple[float, float], text: str, look: _Look) -> None:
+    gap = 3.0 if look.from_zero or ends[0] != ends[1] else DIAMOND
     ax.annotate(
         text.replace("-", "\N{MINUS SIGN}"),
-        (right, row),
-        xytext=(3, 0),
+        (min(ends) if look.left else max(ends), row),
+        xytext=(-gap if look.left else gap, 0),
         textcoords="offset points",
+        ha="right" if look.left else "left",
         va="center",
         fontsize=9,
     )

@@ -1,10 +1,9 @@
 """What a recorded run says of itself in a few lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
-from torch.optim import Optimizer
 
 from pkbook.basics.words import counted
 from pkbook.runs.storage import FolderStore
@@ -22,7 +21,7 @@ def of_run(run: "Recording") -> str:
         kept = f"in folder {str(run.store.folder)!r}"
     kind, model = type(run).__name__, type(run.model).__name__
     lines = [
-        f"{kind} of {model} under {optimizer_words(run.optimizer)}",
+        f"{kind} of {model} under {type(run.optimizer).__name__}, {_rates(run)}",
         f"parameters: {_parameters(run.model, run.names)}",
         f"samples: {len(run.x):,}; steps: {len(run):,}; checkpoints: {_checkpoints(run)}",
         f"kept {kept}",
@@ -30,22 +29,19 @@ def of_run(run: "Recording") -> str:
     return "\n  ".join(lines)
 
 
-def optimizer_words(optimizer: Optimizer) -> str:
-    """Its class and the learning rate of each group.
-
-    >>> import torch
-    >>> optimizer_words(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
-    'SGD, lr 0.1'
-    """
-    rates = [_rate(group) for group in optimizer.param_groups]
-    if len(set(rates)) == 1:
-        rates = rates[:1]
-    more = ", ..." if len(rates) > MOST_RATES else ""
-    return f"{type(optimizer).__name__}, lr {', '.join(rates[:MOST_RATES])}{more}"
+def _rates(run: "Recording") -> str:
+    """The learning rates now, and those of the first step where they were others."""
+    now = _listed(run.optimizer.param_groups)
+    first = _listed(run.store.steps[0].settings) if run.store.steps else now
+    schedule = "" if run.scheduler is None else f" ({type(run.scheduler).__name__})"
+    return f"lr {now if first == now else f'{first} at first, now {now}'}{schedule}"
 
 
-def _rate(group: Mapping) -> str:
-    return f"{float(group['lr']):.4g}" if "lr" in group else "of its own"
+def _listed(groups: Sequence[Mapping]) -> str:
+    """The rates of parameter groups, one where they are the same."""
+    rates = [f"{float(group['lr']):.4g}" if "lr" in group else "of its own" for group in groups]
+    rates = rates[:1] if len(set(rates)) == 1 else rates
+    return ", ".join(rates[:MOST_RATES]) + (", ..." if len(rates) > MOST_RATES else "")
 
 
 def _parameters(model: nn.Module, names: list[str]) -> str:
