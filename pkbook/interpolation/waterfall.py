@@ -77,7 +77,8 @@ def waterfall(
     bars = bars_of(told, query, output, top)
     n, m, c = told.contributions.shape
     pictures, texts = _shown(show, n)
-    names = [bar.name if bar.sample is None else _name(bar, texts, labels, n) for bar in bars]
+    _require_labels(labels, n)
+    names = [b.name if b.sample is None else _name(b.sample, texts, labels) for b in bars]
     ax = _axes(ax, len(bars) + 2)
     start, end = told.initial[query, output].item(), told.final[query, output].item()
     tops = [start, *(start + np.cumsum([bar.height for bar in bars])).tolist()]
@@ -86,9 +87,9 @@ def waterfall(
     _steps(ax, bars, tops, look)
     ax.set_xlim(*look.limits)
     if pictures is not None:
-        for row, bar in enumerate(bars, start=1):
-            if bar.sample is not None:
-                _picture(ax, row, _grey_or_colour(pictures, bar.sample))
+        samples = [bar.sample for bar in bars if bar.sample is not None]
+        for row, picture in enumerate(_tiles(pictures, samples), start=1):
+            _picture(ax, row, picture)
     ax.set_yticks(range(len(bars) + 2), ["before training", *names, "after training"], fontsize=9.5)
     ax.tick_params(axis="y", length=0, pad=4 if pictures is None else PICTURE + 10)
     ax.set_ylim(len(bars) + 1.6, -0.6)
@@ -114,7 +115,7 @@ def _axes(ax: object, rows: int) -> "Axes":
 
 
 def _shown(show: object, n: int) -> tuple[Tensor | None, Sequence[str] | None]:
-    """Pictures ``[N, channels, h, w]`` in [0, 1], or a text for each sample."""
+    """Images ``[N, channels, h, w]``, or a text for each sample."""
     if show is None:
         return None, None
     if isinstance(show, Tensor):
@@ -124,10 +125,7 @@ def _shown(show: object, n: int) -> tuple[Tensor | None, Sequence[str] | None]:
                 f"show must be images [{n}, height, width] or [{n}, 1 or 3, height, width], one "
                 f"a sample, got shape {tuple(show.shape)}; write show.reshape(...)"
             )
-        images = images.detach().cpu().float()
-        low, high = images.min(), images.max()
-        inside = 0 <= low and high <= 1
-        return images if inside else (images - low) / (high - low), None
+        return images, None
     if isinstance(show, str) or not isinstance(show, Sequence):
         raise TypeError(
             f"show must be a tensor of images or a list of texts, got {type(show).__name__}; "
@@ -141,36 +139,29 @@ def _shown(show: object, n: int) -> tuple[Tensor | None, Sequence[str] | None]:
     return None, show
 
 
-def _name(bar: Bar, texts: Sequence[str] | None, labels: object, n: int) -> str:
-    """What stands beside the bar of a sample."""
-    name = bar.name
-    if texts is not None:
-        name = " ".join(texts[bar.sample or 0].split())
-        name = (
-            name
-            if len(name) <= LONGEST
-            else name[: LONGEST - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+def _name(sample: int, texts: Sequence[str] | None, labels: Tensor | Sequence | None) -> str:
+    """What stands beside the bar of a sample; dollars of a text are no mathematics."""
+    name = f"sample {sample}" if texts is None else _short(texts[sample])
+    if labels is not None:
+        label = labels[sample]
+        label = label.item() if isinstance(label, Tensor | np.generic) else label
+        name += f": {label:g}" if isinstance(label, float) else f": {label}"
+    return name.replace("$", r"\$")
+
+
+def _require_labels(labels: object, n: int) -> None:
+    if isinstance(labels, str) or not isinstance(labels, Sequence | Tensor | np.ndarray | None):
+        raise TypeError(
+            f"labels must be a tensor or a list, got {type(labels).__name__}; write list(labels)"
         )
-    if labels is None:
-        return _plain(name)
-    if isinstance(labels, str) or not isinstance(labels, Sequence | Tensor | np.ndarray):
-        raise TypeError(f"labels must be a tensor or a list, got {type(labels).__name__}")
-    if len(labels) != n:
+    if labels is not None and len(labels) != n:
         raise ValueError(f"labels must be {n}, one a sample, got {len(labels)}")
-    label = labels[bar.sample or 0]
-    label = label.item() if isinstance(label, Tensor | np.generic) else label
-    return _plain(f"{name}: {label:g}" if isinstance(label, float) else f"{name}: {label}")
 
 
 def _short(text: str) -> str:
     """The beginning of a text, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else text[: LONGEST - 3].rstrip() + "..."
-
-
-def _plain(text: str) -> str:
-    """Dollars of a text are no mathematics."""
-    return text.replace("$", r"\$")
 
 
 class _Look(NamedTuple):
@@ -256,9 +247,13 @@ def _number(ax: "Axes", row: int, ends: tuple[float, float], text: str, look: _L
     )
 
 
-def _grey_or_colour(pictures: Tensor, sample: int) -> np.ndarray:
-    """One picture ``[h, w, 3]``."""
-    return pictures[sample].expand(3, -1, -1).permute(1, 2, 0).numpy()
+def _tiles(images: Tensor, samples: list[int]) -> list[np.ndarray]:
+    """Pictures ``[h, w, 3]`` in [0, 1], all on one scale: that of all images where it is another."""
+    low, high = images.min().item(), images.max().item()
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    chosen = (images[samples].detach().cpu().double() - low) / ((high - low) or 1.0)
+    return [picture.expand(3, -1, -1).permute(1, 2, 0).numpy() for picture in chosen]
 
 
 def _picture(ax: "Axes", row: int, picture: np.ndarray) -> None:
