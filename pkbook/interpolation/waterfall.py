@@ -248,7 +248,7 @@ def _number(ax: "Axes", row: int, ends: tuple[float, float], text: str, look: _L
 
 
 def _tiles(images: Tensor, samples: list[int]) -> list[np.ndarray]:
-    """Pictures ``[h, w, 3]`` in [0, 1], all on one scale: that of all images where it is another."""
+    """Pictures ``[h, w, 3]`` in [0, 1], on one scale: that of all images where it is another."""
     low, high = images.min().item(), images.max().item()
     if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
