@@ -63,7 +63,6 @@ def _joined(pieces: Sequence[Block]) -> Block:
 
 def _rows(numbers: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sample, query, output and contribution of each entry ``[B, m, C]``, the last one fastest."""
-    b, m, c = values.shape
-    query, output = torch.arange(m)[:, None], torch.arange(c)
-    places = (numbers[:, None, None], query, output)
-    return *(t.expand(b, m, c).flatten() for t in places), values.flatten()
+    query, output = torch.arange(values.shape[1])[:, None], torch.arange(values.shape[2])
+    sample, query, output = torch.broadcast_tensors(numbers[:, None, None], query, output)
+    return sample.flatten(), query.flatten(), output.flatten(), values.flatten()

@@ -263,7 +263,13 @@ def _picture(ax: "Axes", row: int, picture: np.ndarray) -> None:
 
     fine = np.kron(picture, np.ones((4, 4, 1)))  # squares stay squares where it is made larger
     image = OffsetImage(fine, zoom=PICTURE / max(fine.shape[:2]))
-    place = dict(xycoords=("axes fraction", "data"), boxcoords="offset points")
-    ax.add_artist(
-        AnnotationBbox(image, (0, row), (-PICTURE / 2 - 4, 0), frameon=False, pad=0, **place)
+    box = AnnotationBbox(
+        image,
+        (0, row),
+        (-PICTURE / 2 - 4, 0),
+        xycoords=("axes fraction", "data"),
+        boxcoords="offset points",
+        frameon=False,
+        pad=0,
     )
+    ax.add_artist(box)
