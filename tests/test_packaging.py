@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,32 @@ def test_the_sdist_holds_the_pictures(source, tmp_path):
     assert {f"pkbook/problems/data/{n}.npz" for n in ("mnist10k", "cifar10_small")} <= names
 
 
-BROUGHT = {"PIL": "matplotlib", "requests": "pooch"}  # by what we ask for
+BROUGHT = {"PIL": "matplotlib", "pandas": "seaborn", "requests": "pooch"}  # by what we ask for
 NAMES = {"sklearn": "scikit-learn", "umap": "umap-learn", "IPython": "ipython"}
 CORE = ("basics", "kernels", "runs", "interpolation")
 
 
-def imported(folder: Path) -> set[str]:
+def on_request(node: ast.AST) -> bool:
+    """Whether what stands inside is not needed: only for type checkers, or told of when missing."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == "TYPE_CHECKING"
+    calls = [i.context_expr for i in node.items] if isinstance(node, ast.With) else []
+    return any(ast.unparse(call).startswith("needs_lab(") for call in calls)
+
+
+def nodes(tree: ast.AST, whole: bool) -> Iterator[ast.AST]:
+    """A tree's nodes; unless ``whole``, without what is imported on request."""
+    for node in ast.iter_child_nodes(tree):
+        if whole or not on_request(node):
+            yield node
+            yield from nodes(node, whole)
+
+
+def imported(folder: Path, whole: bool = True) -> set[str]:
     """The distributions that the modules below a folder import, anywhere in them."""
     found = set()
     for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        for node in nodes(ast.parse(path.read_text(encoding="utf8")), whole):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -82,7 +99,7 @@ def declared() -> tuple[dict[str, Requirement], dict[str, Requirement], dict[str
 
 def test_what_is_imported_is_declared_and_nothing_else():
     core, lab, _ = declared()
-    rooms = set().union(*(imported(ROOT / "pkbook" / room) for room in CORE))
+    rooms = set().union(*(imported(ROOT / "pkbook" / room, whole=False) for room in CORE))
     assert rooms == set(core)
     assert imported(ROOT / "pkbook") == set(core) | set(lab)
 

@@ -22,7 +22,8 @@ from pkbook.basics.files import (
     write_checked,
     write_whole,
 )
-from pkbook.interpolation.result import DOUBTS, Interpolation
+from pkbook.interpolation.packing import as_fields, as_tensors
+from pkbook.interpolation.result import Interpolation
 from pkbook.runs.storage import dump_manifest, load_manifest
 
 KIND = "explanation"
@@ -52,49 +53,13 @@ def place_of(manifest: dict, number: int) -> Tensor:
 
 
 def packed(told: Interpolation, place: Tensor) -> dict[str, Tensor]:
-    """Everything in an ``Interpolation`` as tensors; the order of its dicts is in the names."""
-    numbers, values = zip(*told.by_step, strict=True)
-    found = {
-        "place": place,
-        "initial": told.initial,
-        "final": told.final,
-        "contributions": told.contributions,
-        "remainder": told.remainder,
-        "pieces": told.pieces,
-        "step/samples": torch.cat(numbers),
-        "step/values": torch.cat(values),
-        "step/sizes": torch.tensor([len(n) for n in numbers]),
-        "doubt": torch.tensor(DOUBTS.index(told.doubt)),
-    }
-    if told.tolerance is not None:
-        found["tolerance"] = torch.tensor(told.tolerance, dtype=torch.float64)
-    for kind in ("other", "by_parameter", "entries"):
-        for j, (name, value) in enumerate(getattr(told, kind).items()):
-            found[f"{kind}/{j}/{name}"] = value
-    return {name: t.detach().cpu().contiguous() for name, t in found.items()}
+    """Everything in an ``Interpolation`` as tensors, and which queries it tells of."""
+    return {"place": place, **as_tensors(told)}
 
 
 def unpacked(tensors: dict[str, Tensor]) -> Interpolation:
     """What :func:`packed` put away."""
-    dicts: dict[str, dict] = {"other": {}, "by_parameter": {}, "entries": {}}
-    numbered = [(*key.split("/", 2), t) for key, t in tensors.items() if key.count("/") > 1]
-    for kind, _, name, t in sorted(numbered, key=lambda entry: int(entry[1])):
-        dicts[kind][name] = t
-    sizes = tensors["step/sizes"].tolist()
-    steps = (tensors[f"step/{name}"].split(sizes) for name in ("samples", "values"))
-    return Interpolation(
-        tensors["initial"],
-        tensors["final"],
-        tensors["contributions"],
-        list(zip(*steps, strict=True)),
-        dicts["other"],
-        tensors["remainder"],
-        tensors["pieces"],
-        dicts["by_parameter"],
-        dicts["entries"],
-        tensors["tolerance"].item() if "tolerance" in tensors else None,
-        DOUBTS[int(tensors["doubt"])] if "doubt" in tensors else DOUBTS[0],
-    )
+    return Interpolation(**as_fields(tensors))
 
 
 class InMemory:

@@ -1,9 +1,10 @@
 """Many predictions taken apart: what :func:`pkbook.explain` found, read chunk by chunk."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ from pkbook.interpolation.chunks import (
     unpacked,
 )
 from pkbook.interpolation.result import Interpolation
+from pkbook.interpolation.summary import of_explanation
+from pkbook.interpolation.table import By, as_frame, blocks
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Explanation:
@@ -60,6 +66,14 @@ class Explanation:
             raise IndexError(f"query must lie in 0..{len(self) - 1}, got {query}")
         number, place = divmod(query % len(self), self.manifest["chunk"])
         return _query_alone(self._chunk(number), place)
+
+    def __repr__(self) -> str:
+        where, there = "in memory", None
+        if isinstance(self._shelf, InFolder):
+            where = f"in folder {str(self._shelf.folder)!r}"
+        with suppress(OSError, ValueError):  # a damaged folder is told of by what reads from it
+            there = len(self._shelf.there())
+        return of_explanation(self, where, there)
 
     def __iter__(self) -> Iterator[Interpolation]:
         return (self[i] for i in range(len(self)))
@@ -116,6 +130,13 @@ class Explanation:
     def top(self, k: int, query: int = 0, output: int = 0) -> tuple[Tensor, Tensor]:
         """The ``k`` samples that moved an output of a query most: :meth:`Interpolation.top`."""
         return self[query].top(k, 0, output)
+
+    def to_pandas(self, by: By = "sample") -> "pandas.DataFrame":
+        """All contributions as one table, all queries together: :meth:`Interpolation.to_pandas`.
+
+        Every chunk is read, and the whole table must fit in memory.
+        """
+        return as_frame([blocks(part, by) for _, part in self.chunks()], by)
 
     @cached_property
     def _told(self) -> dict[str, Tensor]:

@@ -1,14 +1,23 @@
 """What :func:`pkbook.interpolate` finds: a change of a prediction, sample by sample."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from pkbook.basics.checks import require_tensor, require_whole
+from pkbook.interpolation.packing import read_file, write_file
+from pkbook.interpolation.summary import of_interpolation
+from pkbook.interpolation.table import By, as_frame, blocks
+from pkbook.interpolation.waterfall import waterfall
 
-DOUBTS = ("rounding", "scales", "precision")
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,110 @@ class Interpolation:
         values = self.contributions[:, query, output]
         order = values.abs().argsort(descending=True, stable=True)[: min(k, n)]
         return order, values[order]
+
+    def plot(
+        self,
+        query: int = 0,
+        output: int = 0,
+        top: int = 10,
+        show: Tensor | Sequence[str] | None = None,
+        labels: Tensor | Sequence | None = None,
+        ax: "Axes | None" = None,
+    ) -> "Axes":
+        r"""Draw how an output of a query went from :math:`f(x,\theta_0)` to :math:`f(x,\theta_K)`.
+
+        Bars from top to bottom, each from where the one above ended: the ``top`` samples that
+        moved it most, all others that pushed it up (for) and down (against), each entry of
+        ``other``, and *not accounted for* where the sum visibly does not close.
+
+        Parameters
+        ----------
+        query, output
+            which prediction.
+        top
+            how many samples get a bar of their own.
+        show
+            what the samples are: images ``[N, h, w]``, ``[N, 1, h, w]`` or ``[N, 3, h, w]``, drawn
+            small beside the bars, or a list of :math:`N` texts.
+        labels
+            one word or number for each sample ``[N]``, such as its class.
+        ax
+            matplotlib axes to draw into; default those of a new figure of ``pyplot``.
+
+        Returns
+        -------
+        Axes
+            ``ax.figure`` is the figure; with ``pk.plots.show(ax.figure, alt="...")`` its ink
+            follows a light or a dark page.
+
+        Raises
+        ------
+        ImportError
+            without matplotlib, which ``pip install 'pkbook[lab]'`` brings.
+        TypeError, ValueError
+            for a query or an output that is not there, and for ``show`` or ``labels`` that do not
+            give one entry a sample.
+        """
+        return waterfall(self, query, output, top, show, labels, ax)
+
+    def to_pandas(self, by: By = "sample") -> "pandas.DataFrame":
+        """All contributions as a table, one row for each.
+
+        Parameters
+        ----------
+        by
+            ``"sample"``: columns *sample, query, output, contribution*, ``N m C`` rows.
+            ``"step"``: one row for each sample of each step's batch, its number in a first column
+            *step*.  ``"parameter"``: the parts of ``by_parameter``, with a first column
+            *parameter*.  In all three a query's contributions have the same sum.
+
+        Raises
+        ------
+        ImportError
+            without pandas, which ``pip install 'pkbook[lab]'`` brings.
+        ValueError
+            for another word, and for ``"parameter"`` where that was not asked for.
+
+        Examples
+        --------
+        >>> z = torch.zeros(1, 1)
+        >>> c = torch.tensor([[[2.0]], [[-0.5]]])
+        >>> told = Interpolation(z, z + 1.5, c, [(torch.arange(2), c)], {}, z, torch.ones(1))
+        >>> told.to_pandas()
+           sample  query  output  contribution
+        0       0      0       0           2.0
+        1       1      0       0          -0.5
+        """
+        return as_frame([blocks(self, by)], by)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file in safetensors, whole or not at all; nothing is pickled.
+
+        A file that is there is replaced.  Tensors are kept bit for bit; :meth:`load` puts them on
+        the CPU.
+
+        Raises
+        ------
+        StorageError
+            where the file cannot be written; what was there is intact.
+        """
+        write_file(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What :meth:`save` has written.
+
+        Raises
+        ------
+        FileNotFoundError
+            where there is no such file.
+        ValueError
+            naming a file that is damaged, of a later format, or something else.
+        """
+        return cls(**read_file(path))
+
+    def __repr__(self) -> str:
+        return of_interpolation(self)
 
     @staticmethod
     def _require_place(name: str, value: int, size: int) -> None:

@@ -50,6 +50,7 @@ from pkbook.runs.snapshot import snapshot
 from pkbook.runs.sources import Collate, Tensors
 from pkbook.runs.steps import buffers_of, fetched, gradients, parts_of, put_buffers, step_seed
 from pkbook.runs.storage import FolderStore
+from pkbook.runs.summary import of_run
 
 __all__ = ["Recording", "Replayed", "batches"]
 
@@ -231,6 +232,9 @@ class Recording:
     def __len__(self) -> int:
         """Number of steps made."""
         return len(self.store.steps)
+
+    def __repr__(self) -> str:
+        return of_run(self)
 
     def close(self) -> None:
         """Let another process write to the folder; the run can still be taken apart."""

@@ -1,0 +1,140 @@
+"""An ``Interpolation`` as tensors, and as one file that is written whole and checked.
+
+Nothing is ever pickled.  A file holds the tensors in safetensors; its metadata say what it is, the
+version of the format, and a checksum over names, types, shapes and bytes of everything in it.
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pkbook.basics.files import StorageError, write_whole
+from pkbook.basics.fingerprints import fingerprint
+from pkbook.basics.version import __version__
+
+if TYPE_CHECKING:
+    from pkbook.interpolation.result import Interpolation
+
+DOUBTS = ("rounding", "scales", "precision")
+DICTS = ("other", "by_parameter", "entries")
+KIND = "interpolation"
+FORMAT = "1"
+
+
+def as_tensors(told: "Interpolation") -> dict[str, Tensor]:
+    """Everything in an ``Interpolation`` as tensors; the order of its dicts is in the names."""
+    numbers, values = [n for n, _ in told.by_step], [v for _, v in told.by_step]
+    found = {
+        "initial": told.initial,
+        "final": told.final,
+        "contributions": told.contributions,
+        "remainder": told.remainder,
+        "pieces": told.pieces,
+        "step/samples": torch.cat(numbers) if numbers else torch.zeros(0, dtype=torch.int64),
+        "step/values": torch.cat(values) if values else told.contributions[:0],
+        "step/sizes": torch.tensor([len(n) for n in numbers], dtype=torch.int64),
+        "doubt": torch.tensor(DOUBTS.index(told.doubt)),
+    }
+    if told.tolerance is not None:
+        found["tolerance"] = torch.tensor(told.tolerance, dtype=torch.float64)
+    for kind in DICTS:
+        for j, (name, value) in enumerate(getattr(told, kind).items()):
+            found[f"{kind}/{j}/{name}"] = value
+    return _apart({name: t.detach().cpu().contiguous() for name, t in found.items()})
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each in memory of its own, which safetensors asks for: one tensor may stand in two places."""
+    seen: set[int] = set()
+    for name, t in tensors.items():
+        if t.numel() and t.data_ptr() in seen:
+            tensors[name] = t.clone()
+        seen.add(t.data_ptr())
+    return tensors
+
+
+def as_fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What :func:`as_tensors` put away, by the names of the fields."""
+    dicts: dict[str, dict] = {kind: {} for kind in DICTS}
+    numbered = [(*key.split("/", 2), t) for key, t in tensors.items() if key.count("/") > 1]
+    for kind, _, name, t in sorted(numbered, key=lambda entry: int(entry[1])):
+        dicts[kind][name] = t
+    sizes = tensors["step/sizes"].tolist()
+    steps = (tensors[f"step/{name}"].split(sizes) for name in ("samples", "values"))
+    plain = ("initial", "final", "contributions", "remainder", "pieces")
+    return {
+        **{name: tensors[name] for name in plain},
+        "by_step": list(zip(*steps, strict=True)),
+        **dicts,
+        "tolerance": tensors["tolerance"].item() if "tolerance" in tensors else None,
+        "doubt": DOUBTS[int(tensors["doubt"])] if "doubt" in tensors else DOUBTS[0],
+    }
+
+
+def write_file(path: str | Path, told: "Interpolation") -> None:
+    """Write an ``Interpolation`` whole; see :meth:`Interpolation.save`."""
+    path = _as_path(path)
+    tensors = as_tensors(told)
+    facts = {"kind": KIND, "format": FORMAT, "pkbook": __version__}
+    content = save(tensors, facts | {"checksum": _checksum(facts, tensors)})
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise StorageError(
+            f"the interpolation could not be written to {str(path)!r} ({error}); a file that was "
+            "there is intact: give a file in a folder that exists and where you may write"
+        ) from error
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """The fields that a file of :func:`write_file` holds; see :meth:`Interpolation.load`."""
+    path = _as_path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"path must be a file of Interpolation.save, got the folder {str(path)!r}; for what "
+            "explain wrote to a folder write Explanation.open(folder)"
+        )
+    content = path.read_bytes()
+    try:
+        tensors, facts = load(content), _metadata(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged or no file of Interpolation.save: it cannot be read ({error})"
+        ) from error
+    if facts.get("kind") != KIND:
+        raise ValueError(
+            f"{path} holds no interpolation; give a file that Interpolation.save has written"
+        )
+    if facts.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {facts.get('format')!r} (written by pkbook "
+            f"{facts.get('pkbook')!r}), this pkbook reads {FORMAT!r}; use that version"
+        )
+    if facts.pop("checksum", None) != _checksum(facts, tensors):
+        raise ValueError(f"{path} is damaged (checksum differs); it is not used")
+    return as_fields(tensors)
+
+
+def _as_path(path: object) -> Path:
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path must be a str or a Path, got {type(path).__name__} {path!r}")
+    return Path(path)
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file: its length in 8 bytes, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+
+
+def _checksum(facts: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """Over the texts, and over each tensor's name, type, shape and bytes, in the names' order."""
+    names = sorted(tensors)
+    texts = zlib.crc32(json.dumps([sorted(facts.items()), names]).encode())
+    return f"{texts:08x}{fingerprint(*(tensors[name] for name in names))}"
