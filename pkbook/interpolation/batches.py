@@ -1,6 +1,6 @@
 """The forward passes of a recorded step, made again so that the query can meet their samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -129,7 +129,27 @@ class Step:
             return torch.autograd.grad(value, f)[0].reshape(n, -1)
 
         chosen = rows.slope_of_batch if problem.of_batch else slope
-        return Batch(forward, chosen, self.before.parameters, made)
+
+        def by_token(f: Tensor) -> list[Tensor]:
+            shape = rows.shape_of_row() if problem.of_batch else seen["shape"]
+            return token_slopes(chosen(f), shape)
+
+        return Batch(forward, chosen, self.before.parameters, made, by_token)
+
+
+def token_slopes(slope: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    """The slope ``[n, T * V]`` by outputs of ``shape`` ``[n, T, ...]``, token by token."""
+    if len(shape) < 3:
+        raise ValueError(
+            f"by_token needs outputs [n, T, ...] with a place for each token, got {tuple(shape)}"
+        )
+    parts = slope.unflatten(1, (shape[1], -1))
+    found = []
+    for t in range(shape[1]):
+        one = torch.zeros_like(parts)
+        one[:, t] = parts[:, t]
+        found.append(one.flatten(1))
+    return found
 
 
 def shared_plan(problem: Problem, x: Inputs) -> bool:

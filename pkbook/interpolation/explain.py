@@ -63,6 +63,7 @@ def explain(
     most_pieces: int = DEFAULT.most_pieces,
     by_parameter: bool = DEFAULT.by_parameter,
     entries: Sequence[str] = DEFAULT.entries,
+    by_token: bool = DEFAULT.by_token,
     chunk: int | None = None,
     memory: int | None = None,
     group: "dist.ProcessGroup | None" = None,
@@ -93,7 +94,7 @@ def explain(
         memory, which needs a single process.
     outputs
         None for all :math:`C` outputs, one index, or one index per query ``[m]``.
-    rule, nodes, tolerance, most_pieces, by_parameter, entries
+    rule, nodes, tolerance, most_pieces, by_parameter, entries, by_token
         as for :func:`pkbook.interpolate`.
     chunk
         queries taken apart at a time.  Default what ``memory`` allows, or the number with which
@@ -147,7 +148,10 @@ def explain(
     def check() -> tuple[_Question, int]:
         if processes.size > 1 and folder is None:
             raise ValueError("folder must be given where several processes explain together")
-        options = Options(rule, nodes, tolerance, most_pieces, by_parameter or layers, entries)
+        options = Options(
+            rule, nodes, tolerance, most_pieces, by_parameter or layers, entries,
+            by_token=by_token,
+        )  # fmt: skip
         question = _asked(run, x, of, outputs, options)
         return question, _fitting(question, chunk, memory, processes.size)
 
@@ -279,6 +283,7 @@ def _option_facts(options: Options, run: Recording) -> dict:
         "most_pieces": options.most_pieces,
         "layers": bool(options.by_parameter),
         "entries": list(options.entries_among(run.names)),
+        **({"by_token": True} if options.by_token else {}),
     }
 
 

@@ -194,4 +194,5 @@ def _query_alone(told: Interpolation, i: int) -> Interpolation:
         {name: t[at] for name, t in told.entries.items()},
         told.tolerance,
         told.doubt,
+        None if told.by_token is None else told.by_token[:, :, at],
     )

@@ -41,6 +41,7 @@ def interpolate(
     by_parameter: bool = DEFAULT.by_parameter,
     entries: Sequence[str] = DEFAULT.entries,
     statistics: bool = DEFAULT.statistics,
+    by_token: bool = DEFAULT.by_token,
     progress: bool = False,
     layers: bool = False,
 ) -> Interpolation:
@@ -82,6 +83,10 @@ def interpolate(
         instead of reporting it as *running statistics* of nobody.  It costs a forward pass of each
         batch and three backward passes of the queries a step; what was there before the first
         step is *initial statistics*.
+    by_token
+        also give the contributions by token of each training sequence, ``by_token`` of the result,
+        ``[N, T, m, C]``: of a loss that depends on outputs ``[n, T, ...]``, through the outputs at
+        each of the :math:`T` places.  It costs :math:`T` backward passes of each batch.
     progress
         show a bar over the steps.
     layers
@@ -104,7 +109,7 @@ def interpolate(
     arXiv 2603.13872, Theorem 2.2 and eq. (4); exact form after Bell et al. 2023.
     """
     options = Options(
-        rule, nodes, tolerance, most_pieces, by_parameter or layers, entries, statistics
+        rule, nodes, tolerance, most_pieces, by_parameter or layers, entries, statistics, by_token
     )
     x = asked(x, of)
     taken_apart = take_apart(run, x, outputs, options, progress)
@@ -129,6 +134,9 @@ def take_apart(
     require_walk(run, x)
     entries = options.entries_among(run.names)
     chosen = selection(outputs, len(x), x.device)
-    walk = Walk(run, x, chosen, options.rules, options.by_parameter, entries, options.statistics)
+    walk = Walk(
+        run, x, chosen, options.rules, options.by_parameter, entries, options.statistics,
+        options.by_token,
+    )  # fmt: skip
     walk.backwards(progress)
     return walk.result()

@@ -25,6 +25,7 @@ class Options:
     by_parameter: bool = False
     entries: Sequence[str] = ()
     statistics: bool = False
+    by_token: bool = False
 
     def __post_init__(self) -> None:
         require_choice(self.rule, "rule", RULES)

@@ -41,6 +41,8 @@ def as_tensors(told: "Interpolation") -> dict[str, Tensor]:
         "step/sizes": torch.tensor([len(n) for n in numbers], dtype=torch.int64),
         "doubt": torch.tensor(DOUBTS.index(told.doubt)),
     }
+    if told.by_token is not None:
+        found["by_token"] = told.by_token
     if told.tolerance is not None:
         found["tolerance"] = torch.tensor(told.tolerance, dtype=torch.float64)
     for kind in DICTS:
@@ -72,6 +74,7 @@ def as_fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
         **{name: tensors[name] for name in plain},
         "by_step": list(zip(*steps, strict=True)),
         **dicts,
+        "by_token": tensors.get("by_token"),
         "tolerance": tensors["tolerance"].item() if "tolerance" in tensors else None,
         "doubt": DOUBTS[int(tensors["doubt"])] if "doubt" in tensors else DOUBTS[0],
     }

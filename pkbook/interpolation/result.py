@@ -52,6 +52,8 @@ class Interpolation:
     doubt: str = "rounding"
     """What most likely keeps the sum from closing, where it does not: *precision* (halving the
     steps gained nothing), *scales* (an optimizer with per-entry scales), *rounding*."""
+    by_token: Tensor | None = None
+    """Contributions by token of each sample, ``[N, T, m, C]``, where they are asked for."""
 
     @property
     def change(self) -> Tensor:

@@ -33,37 +33,58 @@ class Batch:
     r"""From outputs ``[n, C]`` to :math:`\partial_f L` ``[n, C]``."""
     parameters: Tree
     plan: Plan | None
+    by_token: Callable[[Tensor], list[Tensor]] | None = None
+    """The slope in parts, one for each token: tensors ``[n, C]`` that add up to it."""
 
 
-def meet(batch: Batch, pulls: Pulls, apart: bool = False) -> dict[str, Tensor]:
+def meet(
+    batch: Batch, pulls: Pulls, apart: bool = False, tokens: bool = False
+) -> dict[str, Tensor]:
     """Contributions ``[C, m, n]`` in float64, summed over parameters (``{"": ...}``).
 
-    ``apart``: one entry for each parameter instead.
+    ``apart``: one entry for each parameter instead.  ``tokens``: ``[C, m, T, n]``, token by token.
     """
     made = batch.plan
     covered = made.covered if made else frozenset()
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = {}
     found: Side = {}
     if made is not None and covered & set(pulls):
 
         def seeds(f: Tensor) -> list[Tensor]:
-            seen["slope"] = batch.slope(f)
-            return [seen["slope"]]
+            seen["slopes"] = _slopes(batch, f, tokens)
+            return seen["slopes"]
 
         try:
             got = side(batch.forward, batch.parameters, made, seeds)
             found, covered = got.side, got.settled
         except PathChanged:  # a path drawn at random, say: autograd follows it
             covered = frozenset()
+    if tokens:  # each token of a sample as if it were a sample, the first tokens of all first
+        found = {name: outputs_as_samples(factor) for name, factor in found.items()}
     met = {name: pulls[name] for name in found if name in pulls}
     parts = _by_factors(met, found, {} if made is None else made.twins, apart)
     rest = {name: pull for name, pull in pulls.items() if name not in covered}
     if rest:
         groups = [{name: pull} for name, pull in rest.items()] if apart else [rest]
-        parts += [(next(iter(g)), _by_autograd(batch, g, seen.get("slope"))) for g in groups]
+        parts += [(next(iter(g)), _by_autograd(batch, g, seen, tokens)) for g in groups]
+    if tokens:
+        each = len(seen["slopes"])
+        parts = [(name, part.unflatten(2, (each, -1))) for name, part in parts]
     if apart:
         return dict(parts)
     return {"": sum_of(part for _, part in parts)}
+
+
+def _slopes(batch: Batch, f: Tensor, tokens: bool) -> list[Tensor]:
+    """What the outputs are weighted with: the slope, or its part for each token."""
+    if not tokens:
+        return [batch.slope(f)]
+    if batch.by_token is None:
+        raise ValueError(
+            "by_token needs a loss that is one number of outputs [n, T, ...], got one value per "
+            "sample; return the mean over the tokens of a batch, with reduction= their number"
+        )
+    return batch.by_token(f)
 
 
 def _factor_of(c: Coefficients, pull: Pull) -> float:
@@ -122,7 +143,7 @@ def _contracted(pulls: Pulls, found: Side, twins: dict[str, str]) -> Tensor:
     return total.result().double().unflatten(0, (c, m))
 
 
-def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:
+def _by_autograd(batch: Batch, pulls: Pulls, seen: dict[str, list[Tensor]], tokens: bool) -> Tensor:
     """The other parameters: derivatives of the outputs along the rows, ``[C, m, n]``."""
     directions: Tree = {}
     shape = torch.Size()  # [C, m], for all the same
@@ -137,8 +158,11 @@ def _by_autograd(batch: Batch, pulls: Pulls, slope: Tensor | None) -> Tensor:
         return batch.forward(fixed | leaves)
 
     f, pushed = pushforward(call, moving, directions)
-    slope = batch.slope(f) if slope is None else slope
-    return torch.einsum("anc,nc->an", pushed.double(), slope.double()).unflatten(0, shape)
+    if "slopes" not in seen:
+        seen["slopes"] = _slopes(batch, f, tokens)
+    slopes = torch.stack(seen["slopes"]).double()
+    met = torch.einsum("anc,tnc->atn", pushed.double(), slopes)
+    return met.flatten(1).unflatten(0, shape)
 
 
 def batch_gradient(batch: Batch, names: list[str]) -> Tree:

@@ -68,8 +68,9 @@ class Walk:
     """Walks a run backwards and collects the contributions."""
 
     def __init__(
-        self, run: Recording, x: Inputs, chosen, rules: Rules, layers, entries, statistics=False
-    ) -> None:
+        self, run: Recording, x: Inputs, chosen, rules: Rules, layers, entries, statistics=False,
+        by_token=False,
+    ) -> None:  # fmt: skip
         self.run, self.rules, self.layers = run, rules, layers
         self.statistics = Statistics() if statistics else None
         first = run.model_at(0)
@@ -90,6 +91,8 @@ class Walk:
         self.remainder = zero.clone()
         self.contributions = zero.new_zeros(run.samples, *zero.shape)
         self.by_parameter = {n: self.contributions.clone() for n in run.names} if layers else {}
+        self.tokens = by_token
+        self.by_token = zero.new_zeros(run.samples, 0, *zero.shape)  # as long as the longest
         self.entries = {n: zero.new_zeros(*zero.shape, *own[n].shape) for n in entries}
         self.other: dict[str, Tensor] = {}
         self.by_step: list = [None] * len(run)
@@ -149,7 +152,8 @@ class Walk:
             if pull is not None:
                 pulls[name] = (c, pull)
         parts = self.batches(k, before, model)
-        values = self._met([meet(batch, pulls, self.layers) for batch in parts] if pulls else [])
+        met = [meet(batch, pulls, self.layers, self.tokens) for batch in parts] if pulls else []
+        values = self._met(self._tokens_added(k, met) if self.tokens else met)
         numbers = as_tensor(self.run.store.steps[k].batch, self.run.device)
         total = sum_of(values.values()) if values else self._nothing(len(numbers))
         shares = self._statistics(k, before, after, model, parts)
@@ -218,6 +222,18 @@ class Walk:
         record = self.run.store.steps[k]
         return Step(self.run.problem, record, before, model, self.batch_plan).batches()
 
+    def _tokens_added(self, k: int, met: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Note the tokens' shares ``[C, m, T, n]`` of each part; returns their sums over tokens."""
+        for part, found in zip(parts_of(self.run.store.steps[k]), met, strict=False):
+            shares = sum_of(found.values()).permute(3, 2, 1, 0)  # [n, T, m, C]
+            missing = shares.shape[1] - self.by_token.shape[1]
+            if missing > 0:  # a batch of longer sequences
+                wider = self.by_token.new_zeros(self.run.samples, missing, *shares.shape[2:])
+                self.by_token = torch.cat([self.by_token, wider], 1)
+            numbers = as_tensor(part.numbers, self.run.device)
+            self.by_token[:, : shares.shape[1]].index_add_(0, numbers, shares)
+        return [{name: t.sum(2) for name, t in found.items()} for found in met]
+
     @staticmethod
     def _met(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Put the parts of a step together, ``[B, m, C]``."""
@@ -259,6 +275,7 @@ class Walk:
             self.entries,
             self.rules.tolerance,
             self._doubt(),
+            self.by_token if self.tokens else None,
         )
 
     def _doubt(self) -> str:

@@ -9,7 +9,7 @@ A loss of outputs and targets is cut at the outputs.  One of ``(model, batch)`` 
 per sample is cut at these values; one that gives a single number, at what the model returned.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,10 @@ class LossRows:
             return losses
         self.value, self.rows = losses, chosen_rows(outputs)
         return torch.cat([row.flatten(1) for row in self.rows], 1)
+
+    def shape_of_row(self) -> Sequence[int]:
+        """The shape of what the loss is cut at, if that is one tensor."""
+        return () if self.value is None or len(self.rows) != 1 else self.rows[0].shape
 
     def slope_of_batch(self, f: Tensor) -> Tensor:
         r""":math:`\partial_r L`, ``[n, C]``, within the graph of the last call."""

@@ -23,7 +23,7 @@ def of_run(run: "Recording") -> str:
     lines = [
         f"{kind} of {model} under {type(run.optimizer).__name__}, {_rates(run)}",
         f"parameters: {_parameters(run.model, run.names)}",
-        f"samples: {len(run.x):,}; steps: {len(run):,}; checkpoints: {_checkpoints(run)}",
+        f"samples: {run.samples:,}; steps: {len(run):,}; checkpoints: {_checkpoints(run)}",
         f"kept {kept}",
     ]
     return "\n  ".join(lines)
