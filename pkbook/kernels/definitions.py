@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pkbook.basics.checks import require_module
 from pkbook.basics.parameters import Tree
 from pkbook.kernels.gram import gram, gram_by_group, squared_lengths
+from pkbook.kernels.out import Out
 
 
 def gradient_kernel(
@@ -19,6 +20,7 @@ def gradient_kernel(
     reduce: str = "trace",
     parameters: Tree | None = None,
     memory: int | None = None,
+    out: Out | None = None,
 ) -> Tensor:
     r"""The gradient kernel, eq. (2) of arXiv 2603.13872:
 
@@ -40,12 +42,20 @@ def gradient_kernel(
         the point :math:`\theta` as ``{name: tensor}``; default the model's own.
     memory
         bytes that the computation may use; default a quarter of what is free, at most 1 GiB.
+    out
+        where to put the kernel: a tensor of its shape and dtype, on the model's device or the CPU;
+        or a path ending in ``.npy`` that does not exist, written block by block within ``memory``.
+        The tensor returned is then a memory map of the file: what is written to it is in the file.
+        Until it is whole the file is called ``NAME.npy.partial``.
 
     Raises
     ------
     TypeError, ValueError
         for wrong types, empty or non-finite inputs, another device or dtype, a model without
-        trainable parameters or in train mode with dropout or BatchNorm.
+        trainable parameters or in train mode with dropout or BatchNorm, an
+        ``out`` that does not fit or a file that exists.
+    StorageError
+        where the disk has no room for ``out``.
 
     Examples
     --------
@@ -56,9 +66,7 @@ def gradient_kernel(
     tensor([[ 6.,  4.],
             [ 4., 10.]])
     """
-    return gram(
-        model, x1, x2, reduce=reduce, parameters1=parameters, parameters2=None, memory=memory
-    )
+    return gram(model, x1, x2, reduce=reduce, parameters1=parameters, memory=memory, out=out)
 
 
 def kernels_by_layer(
@@ -188,6 +196,7 @@ def weighted_kernel(
     reduce: str = "trace",
     parameters: Tree | None = None,
     memory: int | None = None,
+    out: Out | None = None,
 ) -> Tensor:
     r"""The kernel in the geometry of a diagonal weight :math:`A`, eq. (10) of arXiv 2603.13872:
 
@@ -195,14 +204,24 @@ def weighted_kernel(
 
     ``weight`` maps each trainable parameter's name to a scalar or a tensor of its shape, finite
     and not negative: the preconditioner of RMSprop or Adam, or the learning rate of each group.
-    With all ones it is :func:`gradient_kernel`; shapes and errors are the same.
+    With all ones it is :func:`gradient_kernel`; shapes, ``out`` and errors
+    are the same.
 
     >>> import torch
     >>> line = torch.nn.Linear(1, 1)
     >>> weighted_kernel(line, torch.tensor([[2.0]]), weight={"weight": 10.0, "bias": 1.0})
     tensor([[41.]])
     """
-    return gram(model, x1, x2, reduce=reduce, weight=weight, parameters1=parameters, memory=memory)
+    return gram(
+        model,
+        x1,
+        x2,
+        reduce=reduce,
+        weight=weight,
+        parameters1=parameters,
+        memory=memory,
+        out=out,
+    )
 
 
 def two_time_kernel(
@@ -215,6 +234,7 @@ def two_time_kernel(
     weight: Tree | None = None,
     reduce: str = "trace",
     memory: int | None = None,
+    out: Out | None = None,
 ) -> Tensor:
     r"""The kernel between two moments of training, eq. (9) of arXiv 2603.13872:
 
@@ -222,7 +242,7 @@ def two_time_kernel(
 
     with ``parameters1`` :math:`=\theta_t` for ``x1`` and ``parameters2`` :math:`=\theta_s` for
     ``x2``; an optional diagonal ``weight`` as in :func:`weighted_kernel`.  It is not symmetric
-    unless the two moments coincide.  Shapes and errors as in :func:`gradient_kernel`.
+    unless the two moments coincide.  Shapes, ``out`` and errors as in :func:`gradient_kernel`.
 
     >>> import torch
     >>> line = torch.nn.Linear(1, 1, bias=False)
@@ -239,4 +259,5 @@ def two_time_kernel(
         parameters1=parameters1,
         parameters2=parameters2,
         memory=memory,
+        out=out,
     )
