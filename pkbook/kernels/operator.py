@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -177,7 +178,9 @@ class KernelOperator:
 
         def times(operator: KernelOperator):
             def product(v):
-                tensor = torch.tensor(v, dtype=operator.dtype, device=operator.device)
+                # A copy: torch views no negative strides, and warns of what is not writable.
+                tensor = torch.from_numpy(np.array(v, order="C"))
+                tensor = tensor.to(operator.device, operator.dtype)
                 return (operator @ tensor).cpu().numpy()
 
             return product
