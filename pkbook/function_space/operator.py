@@ -121,9 +121,9 @@ def _operator(name: str, kernel: nn.Module | Tensor, measure: Measure) -> Integr
 def matrix_free(model: nn.Module, measure: Measure) -> IntegralOperator:
     r"""The population operator of a model's kernel where :math:`n\times n` numbers are too many.
 
-    One product is a reverse and a forward pass over the nodes,
-    :math:`Kv=J(J^\top v)` with :math:`J=\nabla_\theta f`, so that memory grows with :math:`n+P`.
-    Its modes are found by ``"lobpcg"``.  Errors as for :func:`population`.
+    Its products are those of :func:`pkbook.kernel_operator`, :math:`Kv=J(J^\top v)` with
+    :math:`J=\nabla_\theta f`, so that memory grows with :math:`n+P`; parameters are taken as they
+    are now.  Its modes are found by ``"lobpcg"``.  Errors as for :func:`population`.
 
     >>> from pkbook.function_space import interval
     >>> line = torch.nn.Linear(1, 1, bias=False)
