@@ -86,8 +86,8 @@ def kernel_operator(
 
     References
     ----------
-    arXiv 2603.13872, eqs. (2) and (10).  Products by two reverse passes: Pearlmutter, *Fast exact
-    multiplication by the Hessian*, Neural Computation 6, 1994.
+    arXiv 2603.13872, eqs. (2) and (10).  Products in place of matrices: Pearlmutter 1994, *Fast
+    exact multiplication by the Hessian*, Neural Computation 6.
 
     Examples
     --------

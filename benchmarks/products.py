@@ -1,6 +1,6 @@
 """One product of a kernel with a vector: `pkbook.kernel_operator`, and torch.func in a plain loop.
 
-    python benchmarks/operator.py
+    python benchmarks/products.py
 
 Median milliseconds of processor time, in turns, on one thread.  The loop is what one writes
 oneself: `vjp` and `jvp` of `functional_call`, in the same batches.  The matrix is
