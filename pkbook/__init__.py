@@ -19,8 +19,10 @@ from pkbook.interpolation.path_kernel import path_kernel
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.trajectory import Trajectory, batches, record
 from pkbook.kernels import (
+    KernelOperator,
     feature_norms,
     gradient_kernel,
+    kernel_operator,
     kernels_by_layer,
     normalised_kernel,
     of,
@@ -44,6 +46,7 @@ __all__ = [
     "ClaimNotHeld",
     "Explanation",
     "Interpolation",
+    "KernelOperator",
     "RankError",
     "ReplayError",
     "Shard",
@@ -63,6 +66,7 @@ __all__ = [
     "generative",
     "gradient_kernel",
     "interpolate",
+    "kernel_operator",
     "kernels_by_layer",
     "losses",
     "models",

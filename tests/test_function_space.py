@@ -91,7 +91,7 @@ def test_lobpcg_and_the_matrix_free_operator_find_the_dense_modes(network):
 
 
 def test_the_matrix_free_product_is_the_product_over_chunks(network, monkeypatch):
-    monkeypatch.setitem(fs.matrix_free.__globals__, "CHUNK", 7)
+    monkeypatch.setitem(pk.kernel_operator.__globals__, "CHUNK", 7)
     two = pk.models.mlp(1, 5, 2, activation="tanh", seed=0).double()
     measure = fs.interval(-2.0, 2.0, 30, dtype=F64)
     g = torch.randn(3, 30, 2, generator=torch.Generator().manual_seed(0), dtype=F64)

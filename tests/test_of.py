@@ -160,3 +160,10 @@ def test_a_query_that_has_no_rows_is_one():
 def test_what_cannot_be_asked_is_refused_by_name(ask, match, run):
     with pytest.raises((TypeError, ValueError), match=match):
         ask(run)
+
+
+def test_operators_of_a_function_multiply_as_its_kernel_does():
+    model, v = net(), torch.randn(3, 2, generator=G, dtype=D)
+    of = pk.of.margin(LABELS, 2)
+    operator = pk.kernel_operator(model, Q, of=of)
+    torch.testing.assert_close(operator @ v, pk.gradient_kernel(model, Q, of=of) @ v)

@@ -66,7 +66,7 @@ def on_request(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
         return ast.unparse(node.test) == "TYPE_CHECKING"
     calls = [i.context_expr for i in node.items] if isinstance(node, ast.With) else []
-    return any(ast.unparse(call).startswith("needs_lab(") for call in calls)
+    return any("needs_lab(" in ast.unparse(call) for call in calls)
 
 
 def nodes(tree: ast.AST, whole: bool) -> Iterator[ast.AST]:

@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from pkbook.basics.checks import require_whole
+
 LARGEST_DEFAULT = 2**30  # bytes; more does not make it faster
 
 
@@ -15,3 +17,10 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 2**31
+
+
+def budget(memory: int | None, device: torch.device) -> int:
+    """``memory`` in bytes, checked; where it is None, a quarter of what is free, at most 1 GiB."""
+    if memory is None:
+        return min(free_memory(device) // 4, LARGEST_DEFAULT)
+    return require_whole(memory, "memory")

@@ -5,6 +5,8 @@ Nothing is ever pickled.  Whatever moment the writing process is killed at, what
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -65,13 +67,31 @@ def read_checked(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
+def require_new_file(path: Path, name: str) -> Path:
+    """``ValueError`` where a file is there already, or its folder is not."""
+    if path.exists():
+        raise ValueError(f"{name} {path} exists already; remove it, or give another name")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"{name} {path}: its folder does not exist; make it first")
+    return path
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A name to write to inside the block; at its end the file is flushed to disk and renamed.
+
+    Where the block fails nothing is left, and what ``path`` held before is intact.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as f:
-            f.write(content)
-            f.flush()
+        yield partial
+        with partial.open("rb+") as f:
             os.fsync(f.fileno())
         partial.replace(path)
     except BaseException:

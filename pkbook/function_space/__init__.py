@@ -9,6 +9,7 @@ from pkbook.function_space.lazy import kernel_drift, lazy_training
 from pkbook.function_space.measure import Measure, interval, product, uniform
 from pkbook.function_space.modes import Modes, principal_angles
 from pkbook.function_space.operator import IntegralOperator, empirical, matrix_free, population
+from pkbook.function_space.regression import ntk_regression, ntk_variance
 
 __all__ = [
     "ExpectedKernel",
@@ -21,6 +22,8 @@ __all__ = [
     "kernel_drift",
     "lazy_training",
     "matrix_free",
+    "ntk_regression",
+    "ntk_variance",
     "population",
     "principal_angles",
     "product",

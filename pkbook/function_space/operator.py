@@ -14,23 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from pkbook.basics.checks import (
-    as_matrix,
     require_deterministic,
     require_finite,
     require_inputs,
     require_module,
     require_tensor,
 )
-from pkbook.basics.parameters import trainable
 from pkbook.function_space.kernel_matrix import as_gram
 from pkbook.function_space.measure import Measure, uniform
 from pkbook.function_space.modes import Modes, find_modes
-from pkbook.kernels import gradient_kernel
-from pkbook.kernels.features import pushforward
-from pkbook.kernels.inputs import evaluate
-from pkbook.kernels.passes import calling
-
-CHUNK = 4096  # inputs whose outputs are alive at once in a matrix-free product
+from pkbook.kernels import gradient_kernel, kernel_operator
 
 
 @dataclass(frozen=True)
@@ -128,9 +121,9 @@ def _operator(name: str, kernel: nn.Module | Tensor, measure: Measure) -> Integr
 def matrix_free(model: nn.Module, measure: Measure) -> IntegralOperator:
     r"""The population operator of a model's kernel where :math:`n\times n` numbers are too many.
 
-    One product is a reverse and a forward pass over the nodes,
-    :math:`Kv=J(J^\top v)` with :math:`J=\nabla_\theta f`, so that memory grows with :math:`n+P`.
-    Its modes are found by ``"lobpcg"``.  Errors as for :func:`population`.
+    Its products are those of :func:`pkbook.kernel_operator`, :math:`Kv=J(J^\top v)` with
+    :math:`J=\nabla_\theta f`, so that memory grows with :math:`n+P`; parameters are taken as they
+    are now.  Its modes are found by ``"lobpcg"``.  Errors as for :func:`population`.
 
     >>> from pkbook.function_space import interval
     >>> line = torch.nn.Linear(1, 1, bias=False)
@@ -138,34 +131,15 @@ def matrix_free(model: nn.Module, measure: Measure) -> IntegralOperator:
     tensor([0.3333], dtype=torch.float64)
     """
     nodes = require_inputs(require_deterministic(require_module(model)), measure.nodes, "nodes")
-    outputs = evaluate(model, nodes[:1], trainable(model), None).shape[1]
+    kernel = kernel_operator(model, nodes, reduce="full")
 
     def times(columns: Tensor) -> Tensor:
-        return torch.stack(
-            [_product(model, nodes, column.reshape(len(nodes), outputs)) for column in columns.T], 1
-        )
+        return (kernel @ columns.to(kernel.device, kernel.dtype)).double().cpu()
 
-    dtype = next(iter(trainable(model).values())).dtype
-    return IntegralOperator("population", nodes, measure.weights, outputs, None, times, dtype)
-
-
-def _product(model: nn.Module, nodes: Tensor, v: Tensor) -> Tensor:
-    """The kernel times one function ``v [n, C]``, flat ``[nC]`` in float64."""
-    parameters = trainable(model)
-    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for xs, vs in zip(nodes.split(CHUNK), v.split(CHUNK), strict=True):
-        with calling(model, xs)(leaves) as out:
-            f = as_matrix(out, len(xs))
-            wanted = list(leaves.values())
-            pulled = torch.autograd.grad(f, wanted, vs.to(f), materialize_grads=True)
-        for name, g in zip(leaves, pulled, strict=True):
-            total[name] += g
-    along = {name: g.unsqueeze(0) for name, g in total.items()}
-
-    parts = nodes.split(CHUNK)
-    found = [pushforward(calling(model, xs), parameters, along)[1][0] for xs in parts]
-    return torch.cat(found).flatten().double().cpu()
+    dtype = next(iter(kernel.parameters.values())).dtype
+    return IntegralOperator(
+        "population", nodes, measure.weights, kernel.outputs, None, times, dtype
+    )
 
 
 def flatten_functions(g: Tensor, n: int, outputs: int) -> tuple[Tensor, torch.Size]:

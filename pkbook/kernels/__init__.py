@@ -12,10 +12,13 @@ from pkbook.kernels.definitions import (
     two_time_kernel,
     weighted_kernel,
 )
+from pkbook.kernels.operator import KernelOperator, kernel_operator
 
 __all__ = [
+    "KernelOperator",
     "feature_norms",
     "gradient_kernel",
+    "kernel_operator",
     "kernels_by_layer",
     "layer_names",
     "normalised_kernel",

@@ -10,7 +10,6 @@ kernel is written by rank 0, whole or not at all.  From Python: :func:`distribut
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from pkbook.basics.command_line import (
     place,
     reported,
 )
+from pkbook.basics.files import require_new_file, written_whole
 from pkbook.basics.fingerprints import digest
 from pkbook.basics.processes import Processes, RankError
 from pkbook.basics.version import __version__
@@ -70,10 +70,7 @@ def _prepared(
     args: argparse.Namespace, device: torch.device
 ) -> tuple[nn.Module, Tensor, Tensor | None]:
     """The model in eval mode and both inputs, in the wanted type on the device."""
-    if Path(args.out).exists():
-        raise ValueError(f"--out {args.out} exists already; remove it, or give another name")
-    if not Path(args.out).resolve().parent.is_dir():
-        raise ValueError(f"--out {args.out}: its folder does not exist; make it first")
+    require_new_file(Path(args.out), "--out")
     dtype = DTYPES.get(args.dtype)
     model = build_model(args.model, args.seed).to(device=device, dtype=dtype).eval()
     if args.weights:
@@ -88,14 +85,8 @@ def _prepared(
 
 def write_kernel(path: Path, kernel: Tensor, about: dict[str, str]) -> None:
     """Write, flush to disk, rename: the file is whole or it is not there."""
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with written_whole(path) as partial:
         save_file({"kernel": kernel.cpu().contiguous()}, partial, metadata=about)
-        with partial.open("rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def compute(args: argparse.Namespace, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from pkbook.basics.parameters import Tree
 from pkbook.kernels.asked import both_asked
 from pkbook.kernels.gram import gram, gram_by_group, squared_lengths
 from pkbook.kernels.inputs import Which
+from pkbook.kernels.out import Out
 
 
 def gradient_kernel(
@@ -26,6 +27,7 @@ def gradient_kernel(
     reduce: str = "trace",
     parameters: Which = None,
     memory: int | None = None,
+    out: Out | None = None,
 ) -> Tensor:
     r"""The gradient kernel, eq. (2) of arXiv 2603.13872:
 
@@ -57,12 +59,20 @@ def gradient_kernel(
         parameters alone.
     memory
         bytes that the computation may use; default a quarter of what is free, at most 1 GiB.
+    out
+        where to put the kernel: a tensor of its shape and dtype, on the model's device or the CPU;
+        or a path ending in ``.npy`` that does not exist, written block by block within ``memory``.
+        The tensor returned is then a memory map of the file: what is written to it is in the file.
+        Until it is whole the file is called ``NAME.npy.partial``.
 
     Raises
     ------
     TypeError, ValueError
         for wrong types, empty or non-finite inputs, another device or dtype, a model without
-        trainable parameters or in train mode with dropout or BatchNorm.
+        trainable parameters or in train mode with dropout or BatchNorm, an
+        ``out`` that does not fit or a file that exists.
+    StorageError
+        where the disk has no room for ``out``.
 
     Examples
     --------
@@ -74,9 +84,7 @@ def gradient_kernel(
             [ 4., 10.]])
     """
     x1, x2 = both_asked(x1, x2, of, outputs)
-    return gram(
-        model, x1, x2, reduce=reduce, parameters1=parameters, parameters2=None, memory=memory
-    )
+    return gram(model, x1, x2, reduce=reduce, parameters1=parameters, memory=memory, out=out)
 
 
 def kernels_by_layer(
@@ -224,6 +232,7 @@ def weighted_kernel(
     reduce: str = "trace",
     parameters: Which = None,
     memory: int | None = None,
+    out: Out | None = None,
 ) -> Tensor:
     r"""The kernel in the geometry of a diagonal weight :math:`A`, eq. (10) of arXiv 2603.13872:
 
@@ -231,7 +240,8 @@ def weighted_kernel(
 
     ``weight`` maps each trainable parameter's name to a scalar or a tensor of its shape, finite
     and not negative: the preconditioner of RMSprop or Adam, or the learning rate of each group.
-    With all ones it is :func:`gradient_kernel`; shapes and errors are the same.
+    With all ones it is :func:`gradient_kernel`; shapes, ``out`` and errors
+    are the same.
 
     >>> import torch
     >>> line = torch.nn.Linear(1, 1)
@@ -239,7 +249,16 @@ def weighted_kernel(
     tensor([[41.]])
     """
     x1, x2 = both_asked(x1, x2, of, outputs)
-    return gram(model, x1, x2, reduce=reduce, weight=weight, parameters1=parameters, memory=memory)
+    return gram(
+        model,
+        x1,
+        x2,
+        reduce=reduce,
+        weight=weight,
+        parameters1=parameters,
+        memory=memory,
+        out=out,
+    )
 
 
 def two_time_kernel(
@@ -254,6 +273,7 @@ def two_time_kernel(
     weight: Tree | None = None,
     reduce: str = "trace",
     memory: int | None = None,
+    out: Out | None = None,
 ) -> Tensor:
     r"""The kernel between two moments of training, eq. (9) of arXiv 2603.13872:
 
@@ -261,7 +281,7 @@ def two_time_kernel(
 
     with ``parameters1`` :math:`=\theta_t` for ``x1`` and ``parameters2`` :math:`=\theta_s` for
     ``x2``; an optional diagonal ``weight`` as in :func:`weighted_kernel`.  It is not symmetric
-    unless the two moments coincide.  Shapes and errors as in :func:`gradient_kernel`.
+    unless the two moments coincide.  Shapes, ``out`` and errors as in :func:`gradient_kernel`.
 
     >>> import torch
     >>> line = torch.nn.Linear(1, 1, bias=False)
@@ -279,4 +299,5 @@ def two_time_kernel(
         parameters1=parameters1,
         parameters2=parameters2,
         memory=memory,
+        out=out,
     )

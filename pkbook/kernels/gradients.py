@@ -110,9 +110,14 @@ def _require_agreement(found: Found | None, rest: Side) -> None:
         return
     for name, factor in rest.items():
         if guard.refutes(name, factor):
-            raise ValueError(
-                f"the gradient of {name!r} for a batch is not the sum of those of its samples "
-                "alone, so the model's backward pass mixes samples and the kernel between two "
-                "inputs is not defined; look for detach, hooks or own autograd functions that "
-                "depend on the batch"
-            )
+            raise mixed_gradient(name)
+
+
+def mixed_gradient(name: str) -> ValueError:
+    """What to say of a parameter whose gradients of a batch are not those of its samples."""
+    return ValueError(
+        f"the gradient of {name!r} for a batch is not the sum of those of its samples "
+        "alone, so the model's backward pass mixes samples and the kernel between two "
+        "inputs is not defined; look for detach, hooks or own autograd functions that "
+        "depend on the batch"
+    )

@@ -1,25 +1,26 @@
 r"""Blocks of inner products of tangent features, computed in pieces that fit in memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
-from pkbook.basics.checks import require_choice, require_whole
+from pkbook.basics.budget import budget
+from pkbook.basics.checks import require_choice
 from pkbook.basics.parameters import Tree, sum_of
 from pkbook.kernels.asked import Inputs, row_shapes
-from pkbook.kernels.contraction import Sum, contract, squares, write_out
-from pkbook.kernels.factors import Factor, widen
+from pkbook.kernels.contraction import squares
+from pkbook.kernels.factors import widen
 from pkbook.kernels.gradients import batch_side
 from pkbook.kernels.inputs import Which, checked, require_finite_layers, require_fit
+from pkbook.kernels.kind import Kind, NotFinite
+from pkbook.kernels.out import Out, as_given, room
 from pkbook.kernels.plan import Plan, plan
 from pkbook.kernels.side import Side
+from pkbook.kernels.weight import Weight, diagonal
 
-Weight = dict[str, Tensor] | dict[str, float]
-"""A diagonal weight: a number for each parameter, or one for each of its entries."""
 T = TypeVar("T")
 REDUCTIONS = ("trace", "full", "diagonal")
 SLICE = 2**28  # bytes; buffers of this size are used again, larger ones are fresh pages each time
@@ -35,6 +36,7 @@ def gram(
     parameters1: Which = None,
     parameters2: Which = None,
     memory: int | None = None,
+    out: Out | None = None,
 ) -> Tensor:
     r"""Inner products :math:`\nabla f(x_1,\theta_1)\,A\,\nabla f(x_2,\theta_2)^\top`.
 
@@ -55,6 +57,7 @@ def gram(
         parameters1=parameters1,
         parameters2=parameters2,
         memory=memory,
+        out=out,
     )
     return parts[""]
 
@@ -70,14 +73,16 @@ def gram_by_group(
     parameters1: Which = None,
     parameters2: Which = None,
     memory: int | None = None,
+    out: Out | None = None,
 ) -> dict[str, Tensor]:
     """:func:`gram` in parts, one for each ``group`` of parameter names; their sum is the whole.
 
-    All parts come from the same forward and backward passes.
+    All parts come from the same forward and backward passes.  ``out`` takes the only group.
     """
     require_choice(reduce, "reduce", REDUCTIONS)
+    parameters, out = (parameters1, parameters2), as_given(out)
     with torch.inference_mode(False):
-        return _gram(model, x1, x2, reduce, weight, (parameters1, parameters2), memory, group)
+        return _gram(model, x1, x2, reduce, weight, parameters, memory, group, out)
 
 
 def squared_lengths(
@@ -87,7 +92,7 @@ def squared_lengths(
     with torch.inference_mode(False):
         p = checked(model, x, parameters, "x")
         end = End(model, _plain(x), _copied(p), _planned(model, _plain(x), p, "x"))
-        memory = _budget(memory, x.device)
+        memory = budget(memory, x.device)
 
         def lengths() -> Tensor:
             sides = (end.side(i) for i in end.slices(memory))
@@ -100,37 +105,40 @@ def squared_lengths(
         return found
 
 
-def _budget(memory: int | None, device: torch.device) -> int:
-    if memory is None:
-        return min(free_memory(device) // 4, LARGEST_DEFAULT)
-    return require_whole(memory, "memory")
-
-
 def _gram(
-    model: nn.Module, x1, x2, reduce: str, weight, parameters, memory, group
+    model: nn.Module, x1, x2, reduce: str, weight, parameters, memory, group, out
 ) -> dict[str, Tensor]:
-    symmetric = x2 is None and parameters[1] is None
-    p1 = checked(model, x1, parameters[0], "x1")
-    asked = [("x1", _plain(x1), _copied(p1))]
-    if not symmetric:
-        x2 = x1 if x2 is None else x2
-        p2 = checked(model, x2, p1 if parameters[1] is None else parameters[1], "x2")
-        asked.append(("x2", _plain(x2), _copied(p2)))
-    weights = _weights(weight, p1)
-    memory = _budget(memory, x1.device)
-    ends = [End(model, *asked[0][1:], _planned(model, *asked[0][1:], "x1"))]
-    if not symmetric:
-        ends.append(_other_end(ends[0], *asked[1][1:]))
+    ends = both_ends(model, x1, x2, parameters)
+    p1 = ends[0].parameters
+    weights = diagonal(weight, p1)
+    memory = budget(memory, x1.device)
     groups: dict[str, set[str]] = {}
     for name in p1:
         groups.setdefault(group(name), set()).add(name)
-    parts = _blocks(Kind(reduce, weights, list(groups.values())), ends, memory)
-    # A sum passes over the result once, and shows every NaN and infinity.
-    if not all(torch.isfinite(o.sum()) or torch.isfinite(o).all() for o in parts):
-        for name, x, p in asked:
-            require_finite_layers(model, x, p, name)
-        raise ValueError("the kernel is not finite: a gradient of the model overflowed or is NaN")
+    kind = Kind(reduce, weights, list(groups.values()))
+    try:
+        with room(out, kind.shape(ends), widen(ends[0].like.new_empty(0))) as given:
+            parts = _blocks(kind, ends, memory, None if given is None else [given])
+    except NotFinite:
+        for end, name in zip(ends, ("x1", "x2"), strict=False):
+            require_finite_layers(model, end.x, end.parameters, name)
+        raise ValueError(
+            "the kernel is not finite: a gradient of the model overflowed or is NaN"
+        ) from None
     return dict(zip(groups, parts, strict=True))
+
+
+def both_ends(model: nn.Module, x1, x2, parameters: tuple[Which, Which]) -> list["End"]:
+    """The two checked ends of a kernel; one stands for both of a symmetric kernel."""
+    symmetric = x2 is None and parameters[1] is None
+    p1 = checked(model, x1, parameters[0], "x1")
+    first = _plain(x1), _copied(p1)
+    if symmetric:
+        return [End(model, *first, _planned(model, *first, "x1"))]
+    x2 = x1 if x2 is None else x2
+    p2 = checked(model, x2, p1 if parameters[1] is None else parameters[1], "x2")
+    one = End(model, *first, _planned(model, *first, "x1"))
+    return [one, _other_end(one, _plain(x2), _copied(p2))]
 
 
 def _other_end(one: "End", x: Inputs, parameters: Tree) -> "End":
@@ -153,30 +161,6 @@ def _planned(model: nn.Module, x: Inputs, parameters: Tree, name: str) -> Plan:
     except Exception:
         require_fit(model, x, parameters, name)  # says it better, where it is the inputs' fault
         raise
-
-
-def _weights(weight: Weight | None, parameters: Tree) -> dict[str, Tensor | float | None]:
-    """The diagonal weight by name; a number where it is the same for a whole parameter."""
-    if weight is None:
-        return dict.fromkeys(parameters)
-    if not isinstance(weight, dict) or set(weight) != set(parameters):
-        raise ValueError(
-            "weight must be a dict with one entry per trainable parameter "
-            f"({', '.join(parameters)}), got "
-            f"{list(weight) if isinstance(weight, dict) else weight!r}"
-        )
-    found: dict[str, Tensor | float | None] = {}
-    for name, p in parameters.items():
-        w = torch.as_tensor(weight[name], dtype=p.dtype, device=p.device)
-        if w.shape not in ((), p.shape):
-            raise ValueError(
-                f"weight[{name!r}] must be a scalar or have shape {tuple(p.shape)}, "
-                f"got {tuple(w.shape)}"
-            )
-        if not torch.isfinite(w).all() or (w < 0).any():
-            raise ValueError(f"weight[{name!r}] must be finite and not negative")
-        found[name] = float(w) if w.ndim == 0 else w
-    return found
 
 
 def _plain(x: Inputs) -> Inputs:
@@ -214,8 +198,11 @@ class End:
         """Some tensor of the parameters' type and device."""
         return next(iter(self.parameters.values()))
 
-    def slices(self, memory: int) -> list[slice]:
-        """Slices of the samples whose gradients fit in half of the memory (of two ends at once)."""
+    def slices(self, memory: int, most: int | None = None) -> list[slice]:
+        """Slices of the samples whose gradients fit in half of the memory (of two ends at once).
+
+        ``most`` rows where a block of the result takes of the memory, too: a quarter of it.
+        """
         n, each = len(self.x), max(1, self.bytes_per_sample())
         rows = memory // (2 * each)
         if rows == 0:
@@ -223,6 +210,8 @@ class End:
                 f"memory must hold the gradients of one sample on each side, at least {2 * each} "
                 f"bytes for this model, got {memory}"
             )
+        if most is not None:
+            rows = min(max(1, 3 * rows // 4), most)
         return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
 
     def side(self, some: slice) -> Side:
@@ -237,43 +226,6 @@ class End:
         return found
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What is asked of the products: over the outputs, by which weights, for which groups."""
-
-    reduce: str
-    weights: dict[str, Tensor | float | None]
-    groups: list[set[str]]
-
-    def products(
-        self, left: Side, right: Side, ends: list[End], size: tuple[int, int], same: bool
-    ) -> list[Tensor]:
-        """One block of each group's matrix."""
-        like = widen(ends[0].like.new_empty(0))
-        both = ends[0].plan.covered & ends[-1].plan.covered
-        twins = {w: b for w, b in ends[0].plan.twins.items() if {w, b} <= both}
-        blocks = []
-        for names in self.groups:
-            c = ends[0].plan.outputs
-            total = Sum(self.reduce, *size, c, like, same)
-            contract(total, _of(left, names), _of(right, names), self.weights, twins)
-            blocks.append(total.result())
-        return blocks
-
-    def empty(self, ends: list[End]) -> list[Tensor]:
-        """Room for the whole matrices."""
-        c, like = ends[0].plan.outputs, ends[0].like
-        dtype = widen(like.new_empty(0)).dtype
-        shape = {"trace": (), "diagonal": (c,), "full": (c, c)}[self.reduce]
-        size = len(ends[0].x), len(ends[-1].x)
-        return [torch.empty(*size, *shape, dtype=dtype, device=like.device) for _ in self.groups]
-
-    def mirrored(self, block: Tensor) -> Tensor:
-        """The block on the other side of the diagonal."""
-        block = block.transpose(0, 1)
-        return block.transpose(2, 3) if self.reduce == "full" else block
-
-
 def _once_settled(compute: Callable[[], T]) -> T:
     """The result of ``compute``, begun again where more must be written out than was planned."""
     while True:
@@ -283,63 +235,63 @@ def _once_settled(compute: Callable[[], T]) -> T:
             continue
 
 
-def _blocks(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
-    """The Gram matrix of each group of parameters; one end stands for both of a symmetric one."""
+def _blocks(
+    kind: Kind, ends: list[End], memory: int, given: list[Tensor] | None = None
+) -> list[Tensor]:
+    """The Gram matrix of each group of parameters; one end stands for both of a symmetric one.
+
+    Where room is ``given``, what is computed at once is small against it.
+    """
     way = _symmetric if len(ends) == 1 else _pairs
-    return _once_settled(lambda: way(kind, ends, memory))
+    most = None if given is None else kind.most(ends, memory)
+    return _once_settled(lambda: way(kind, ends, memory, given, most))
 
 
-def _symmetric(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
+def _symmetric(
+    kind: Kind, ends: list[End], memory: int, given: list[Tensor] | None, most: int | None
+) -> list[Tensor]:
     """Blocks above the diagonal, mirrored."""
     (end,) = ends
-    slices = end.slices(memory)
-    if len(slices) == 1:
+    slices = end.slices(memory, most)
+    if len(slices) == 1 and given is None:
         side = end.side(slices[0])
         return kind.products(side, side, ends, (len(end.x), len(end.x)), same=True)
-    outs = kind.empty(ends)
+    outs = given or kind.empty(ends)
     for a, i in enumerate(slices):
         left = end.side(i)
         for j in slices[a:]:
             right = left if i == j else end.side(j)
             blocks = kind.products(left, right, ends, _size(i, j), i == j)
-            for out, block in zip(outs, blocks, strict=True):
-                out[i, j] = block
-                if i != j:
-                    out[j, i] = kind.mirrored(block)
+            kind.put(outs, i, j, blocks)
+            if i != j:
+                kind.put(outs, j, i, map(kind.mirrored, blocks))
     return outs
 
 
-def _pairs(kind: Kind, ends: list[End], memory: int) -> list[Tensor]:
+def _pairs(
+    kind: Kind, ends: list[End], memory: int, given: list[Tensor] | None, most: int | None
+) -> list[Tensor]:
     """All blocks of two different ends."""
     one, two = ends
-    columns = two.slices(memory)
+    columns = two.slices(memory, most)
     held = None
     if len(columns) == 1:  # held whole, so that small slices repeat no work
         held = two.side(columns[0])
         memory = min(memory, max(SLICE, 2 * two.bytes_per_sample() * len(two.x)))
-    rows = one.slices(memory)
-    outs = kind.empty(ends)
+    rows = one.slices(memory, most)
+    outs = given or kind.empty(ends)
     for i in rows:
         left = one.side(i)
         if held is not None and len(rows) > 1 and i == rows[0]:
-            held = {n: _written(left[n], held[n], kind, n) for n in held}
+            held = {n: kind.written(left[n], held[n], n) for n in held}
         for j in columns:
             right = two.side(j) if held is None else held
             blocks = kind.products(left, right, ends, _size(i, j), same=False)
-            if len(rows) == len(columns) == 1:
+            if len(rows) == len(columns) == 1 and given is None:
                 return blocks
-            for out, block in zip(outs, blocks, strict=True):
-                out[i, j] = block
+            kind.put(outs, i, j, blocks)
     return outs
 
 
 def _size(i: slice, j: slice) -> tuple[int, int]:
     return i.stop - i.start, j.stop - j.start
-
-
-def _written(one: Factor, other: Factor, kind: Kind, name: str) -> Factor:
-    return write_out(one, other, kind.reduce, isinstance(kind.weights[name], Tensor))
-
-
-def _of(side: Side, names: set[str]) -> Side:
-    return {name: factor for name, factor in side.items() if name in names}

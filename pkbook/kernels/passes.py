@@ -114,3 +114,20 @@ def pull_back(f: Tensor, edges: list, seeds: list[Tensor]) -> list[list[Tensor] 
         for k, seed in enumerate(seeds)
     ]
     return [None if column[0] is None else list(column) for column in zip(*rows, strict=True)]
+
+
+def pull_back_sum(forward: Forward, parameters: Tree, seeds: Tensor, total: Tree) -> None:
+    r"""Add :math:`\sum_iv_i\,\nabla f(x_i)` of a whole batch, for each seed ``v [n, C]``.
+
+    ``total`` is ``{name: [M, *shape]}`` for ``seeds [M, n, C]``.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    with torch.inference_mode(False), torch.enable_grad(), forward(leaves) as f:
+        f = f.reshape(len(f), -1)
+        for m, seed in enumerate(seeds.to(f)) if f.requires_grad else ():
+            got = torch.autograd.grad(
+                f, list(leaves.values()), seed, retain_graph=m < len(seeds) - 1, allow_unused=True
+            )
+            for name, g in zip(leaves, got, strict=True):
+                if g is not None:
+                    total[name][m] += g
