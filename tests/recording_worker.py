@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import traceback
+import warnings
 import zlib
 from pathlib import Path
 from unittest import mock
@@ -66,6 +67,18 @@ def begin(folder, every=5, own=None, **more):
 
 def reopen(folder, own=None, **more):
     return pk.Trajectory.open(folder, **(own or parts(seed=9)), **more)
+
+
+def opened_or_begun(folder, every=5):
+    """The run in the folder; begun anew if it was stopped before its first checkpoint."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*the last line is not whole")
+        try:
+            return reopen(folder)
+        except ValueError as error:
+            why = str(error)
+    assert "stopped before its first step; record it again" in why or "holds no trajectory" in why
+    return begin(folder, every=every)
 
 
 def batches(total=TOTAL):
@@ -170,15 +183,17 @@ class Faults:
             mock.patch.object(os, "fsync", fsync),
             mock.patch.object(Path, "replace", self._before(Path.replace)),
             mock.patch.object(Path, "mkdir", self._before(Path.mkdir)),
+            mock.patch.object(Path, "unlink", self._before(Path.unlink, ".safetensors")),
         ]
         for patch in self._patches:
             patch.start()
         return self
 
-    def _before(self, function):
-        def called(*args, **options):
-            self.call()
-            return function(*args, **options)
+    def _before(self, function, suffix=""):
+        def called(path, *args, **options):
+            if path.name.endswith(suffix):
+                self.call()
+            return function(path, *args, **options)
 
         return called
 
@@ -223,9 +238,9 @@ class Server:
         )  # fmt: skip
         return self
 
-    def start(self, folder, steps, every=5, call=0):
+    def start(self, folder, steps, every=5, call=0, background=False):
         """Begin a run, see :func:`serve`; returns the number of its process."""
-        self.process.stdin.write(f"{folder}\t{call}\t{every}\t{steps}\n")
+        self.process.stdin.write(f"{folder}\t{call}\t{every}\t{steps}\t{int(background)}\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -240,19 +255,23 @@ class Server:
 
 
 def serve():
-    """For each line ``FOLDER CALL EVERY STEPS``: fork a run, say its process, then how it ended.
+    """For each line ``FOLDER CALL EVERY STEPS BACKGROUND``: fork a run, say its process, its end.
 
     The run is killed at its CALL-th call that writes, should it come to it; with CALL 0 it waits at
     its end to be killed.
     """
     for line in sys.stdin:
-        folder, call, every, steps = line.rstrip("\n").split("\t")
+        folder, call, every, steps, background = line.rstrip("\n").split("\t")
+        every = int(every) if every.isdecimal() else every
         child = os.fork()
         if child == 0:
             signal.alarm(60)  # should the test not come to kill it
             try:
                 with Faults(int(call), kill):
-                    go_on(begin(folder, every=int(every)), int(steps))
+                    run = begin(folder, every=every, background=background == "1")
+                    go_on(run, int(steps))
+                    if background == "1":
+                        run.close()
                 while call == "0":
                     signal.pause()
                 os._exit(0)

@@ -15,7 +15,18 @@ from pathlib import Path
 import pytest
 import recording_worker as worker
 import torch
-from recording_worker import Faults, begin, full, go_on, interrupt, plain, reopen, same, state
+from recording_worker import (
+    Faults,
+    begin,
+    full,
+    go_on,
+    interrupt,
+    opened_or_begun,
+    plain,
+    reopen,
+    same,
+    state,
+)
 
 import pkbook as pk
 from pkbook.basics.files import StorageError
@@ -52,18 +63,6 @@ def one_thread():
 def server():
     with worker.Server() as server:
         yield server
-
-
-def opened_or_begun(folder, every=5):
-    """The run in the folder; begun anew if it was stopped before its first checkpoint."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*the last line is not whole")
-        try:
-            return reopen(folder)
-        except ValueError as error:
-            why = str(error)
-    assert "stopped before its first step; record it again" in why or "holds no trajectory" in why
-    return begin(folder, every=every)
 
 
 def test_a_run_killed_at_any_instant_is_resumed(server, unbroken_long, one_thread, tmp_path):

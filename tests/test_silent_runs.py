@@ -204,6 +204,13 @@ def test_sparse_gradients_of_plain_descent_are_taken_apart():
     )
 
 
+def test_a_loss_without_a_gradient_is_refused_by_name():
+    run = begun(net(), lambda f, y: pk.losses.squared(f.detach(), y))
+    with pytest.raises(ValueError, match=r"loss of step 0 must depend on .*got a number without"):
+        run.step([0, 1])
+    assert len(run) == 0
+
+
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
 def test_vectors_shortened_in_the_forward_pass_are_refused(kind):
     model = nn.Sequential(kind(5, 3, max_norm=0.5), nn.Flatten(), nn.LazyLinear(1))

@@ -54,7 +54,9 @@ def _about_run(folder: Path, manifest: dict) -> Iterator[tuple[str, str]]:
         yield "learning rate", _from_to(_rates(first), _rates(last))
         yield "loss", _from_to(f"{first.loss:.4g}", f"{last.loss:.4g}")
     saved = store.saved()
-    yield "checkpoints", f"{len(saved)}, every {manifest['every']} steps, the last at {saved[-1]}"
+    every = manifest["every"]
+    spaced = f'every="{every}"' if isinstance(every, str) else f"every {every} steps"
+    yield "checkpoints", f"{len(saved)}, {spaced}, the last at {saved[-1]}"
     yield "on disk", _size(folder)
 
 

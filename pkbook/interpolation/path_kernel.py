@@ -40,3 +40,4 @@ def _kernels(run: Recording, x1: Inputs, x2: Inputs | None, reduce: str) -> Iter
             put_buffers(model, state.buffers)
             here = own | state.parameters
             yield gram(model, x1, x2, reduce=reduce, weight=rates, parameters1=here)
+        del part  # not held while the next part is replayed

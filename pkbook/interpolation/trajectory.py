@@ -49,8 +49,8 @@ class Trajectory(Recording):
     folder
         where to keep the run; default in memory.
     every
-        steps from one checkpoint to the next.  A replay holds that many parameter states at
-        once, so about :math:`\sqrt K` is best for a run of :math:`K` steps.
+        steps from one checkpoint to the next, or ``"sqrt"`` or ``"log"`` where the number of
+        steps :math:`K` is not known in advance; see the notes.
     seed
         from it each step draws its own seed, so that dropout masks can be replayed.
     scheduler
@@ -64,6 +64,10 @@ class Trajectory(Recording):
         make the first step, and now and then another one, again at once: what could not be
         replayed later (autocast around the step, hooks, random numbers of numpy, a loss that reads
         the model) is a :class:`pkbook.ReplayError` then and there, with its likely cause.
+    background
+        write checkpoints (but the first) in a thread while training goes on, one at a time; needs
+        a ``folder``, and room for a copy of what moves.  What goes wrong in the thread is a
+        ``StorageError`` of the next :meth:`step` or of :meth:`close`.
 
     Raises
     ------
@@ -77,6 +81,23 @@ class Trajectory(Recording):
     Layers that use batch statistics (BatchNorm in train mode) are recorded and explained: a
     sample's contribution is then that of its own loss, with its effect through the statistics; the
     running statistics, which the query sees, belong to no sample and are reported by themselves.
+
+    A checkpoint holds the optimizer's state, and the parameters and buffers that are not bit for
+    bit those of step 0.  A replay holds states of the trained parameters and all buffers.
+
+    ============  ===========================  ==========================  =======================
+    ``every``     checkpoints kept             states held by a replay     steps made by a replay
+    ============  ===========================  ==========================  =======================
+    a number s    :math:`K/s`                  s                           :math:`K`
+    ``"sqrt"``    at most :math:`2\sqrt K`+2   :math:`\sqrt K`              :math:`K`
+    ``"log"``     :math:`2+\log_2(K/50)`       :math:`2\sqrt L`             :math:`2K`
+    ============  ===========================  ==========================  =======================
+
+    ``"sqrt"`` drops every second checkpoint whenever there are more than :math:`2\sqrt K`.
+    ``"log"`` makes one every 50 steps and keeps ever fewer of the earlier ones.  Up to
+    :math:`L=K` steps lie between two of them: those are made once to keep a state every
+    :math:`\sqrt L` steps in memory, and once more from these, and :meth:`model_at` may repeat as
+    many.  A checkpoint is dropped only when the next one is on the disk.
 
     Examples
     --------
@@ -108,7 +129,7 @@ def record(
     collate: Collate | None = None,
     reduction: Reduction = "mean",
     folder: str | Path | None = None,
-    every: int = 50,
+    every: int | str = 50,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     scaler: Any = None,

@@ -122,6 +122,7 @@ class Walk:
                     before, after = part.states[offset : offset + 2]
                     step(part.start + offset, before, after, part.model)
                     bar.update()
+                del part  # not held while the next part is replayed
 
     def arrive(self, part: Replayed) -> None:
         """At the end of a replayed part: what its end misses of the recorded one."""

@@ -2,14 +2,17 @@
 
 import copy
 from collections import defaultdict
+from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pkbook.runs.records import same_bits
 
-def copied(*originals: object) -> tuple:
+
+def copied(*originals: object, shared: Iterable[nn.Parameter] = ()) -> tuple:
     """Deep copies made together, so that the copy of an optimizer moves the copy of its model.
 
     A tensor that a model keeps from a forward pass (an activation, a pruned or normed weight) is
@@ -17,13 +20,47 @@ def copied(*originals: object) -> tuple:
     lock, a generator or an open file, is shared.  The copy of an optimizer has no state yet:
     whoever copies one puts a recorded state in place.
 
+    The parameters ``shared`` become parameters of the copy with the numbers of the original, which
+    are not to be written to; see :func:`write`.
+
     >>> model = nn.Linear(1, 1)
     >>> model.seen = model(torch.ones(1, 1))
     >>> other, = copied(model)
     >>> bool(other.seen == model.seen), other.seen.grad_fn
     (True, None)
     """
-    return copy.deepcopy(originals, _uncopyable(originals))
+    memo = _uncopyable(originals)
+    memo |= {id(p): _sharing(p) for p in shared}
+    return copy.deepcopy(originals, memo)
+
+
+def frozen(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
+    """The parameters that no step of the optimizer can move."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [
+        p
+        for p in model.parameters()
+        if type(p) is nn.Parameter and not p.requires_grad and id(p) not in held
+    ]
+
+
+_SHARED = "_numbers_of_another_model"
+
+
+def _sharing(p: nn.Parameter) -> nn.Parameter:
+    own = nn.Parameter(p.detach(), requires_grad=False)
+    vars(own)[_SHARED] = True
+    return own
+
+
+def write(p: nn.Parameter, value: Tensor) -> None:
+    """Bring a parameter to a value; one that is shared gets numbers of its own before it moves."""
+    if not p.requires_grad and same_bits(p, value):
+        return
+    with torch.no_grad():
+        if vars(p).pop(_SHARED, False):
+            p.data = torch.empty_like(p)
+        p.copy_(value)
 
 
 def _uncopyable(originals: object) -> dict[int, object]:

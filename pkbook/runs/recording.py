@@ -3,7 +3,8 @@
 A :class:`Recording` wraps the reader's own loop: each :meth:`Recording.step` makes one optimizer
 step and records what is needed to make it again (batch indices, random seed, hyperparameters), and
 every few steps a checkpoint of parameters, buffers and optimizer state.  A replay starts from a
-checkpoint, repeats the steps, and must land on the next checkpoint exactly.
+checkpoint, repeats the steps, and must land on the next checkpoint exactly.  What never moves is
+kept once, in the first checkpoint.
 """
 
 import math
@@ -21,7 +22,7 @@ from pkbook.basics.checks import require_module, require_whole
 from pkbook.basics.inference import outside_inference
 from pkbook.basics.parameters import Tree
 from pkbook.basics.version import __version__
-from pkbook.runs import environment
+from pkbook.runs import environment, spacing
 from pkbook.runs.batches import as_numbers, batches, micro_batches, sample_numbers
 from pkbook.runs.checks import (
     layout,
@@ -31,7 +32,7 @@ from pkbook.runs.checks import (
     trained_names,
 )
 from pkbook.runs.conditions import Conditions
-from pkbook.runs.copies import copied
+from pkbook.runs.copies import copied, frozen
 from pkbook.runs.faults import Watch
 from pkbook.runs.kept_batches import Kept, plain_source
 from pkbook.runs.loops import Loop, Watched
@@ -60,6 +61,7 @@ class Recording:
 
     Two classes, because this room knows no kernels: a recording can be made, kept and replayed
     without them, and the reader's class stands one floor higher, where runs and kernels meet.
+    What each ``every`` costs in memory and time is told in its notes.
 
     With ``check``, the first step and, with ever longer breaks, one of the others are made again at
     once on a copy of model and optimizer (:mod:`pkbook.runs.faults`).  A step that does not come to
@@ -78,22 +80,24 @@ class Recording:
         collate: Collate | None = None,
         reduction: Reduction = "mean",
         folder: str | Path | None = None,
-        every: int = 50,
+        every: int | str = 50,
         seed: int = 0,
         scheduler: LRScheduler | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
         check: bool = True,
+        background: bool = False,
     ) -> None:
+        spacing.require_background(background, folder)
         self._bind(model, optimizer, scheduler)
         self.problem = problem_of(model, loss, data, collate, reduction, clip_norm, clip_value)
-        self.every = require_whole(every, "every")
-        self._watch = Watch(self.every, check)
+        self.every = spacing.require_every(every)
+        self._watch = Watch(spacing.watched_every(self.every), check)
         self._seed = require_whole(seed, "seed", least=0)
         self.elsewhere: dict[str, tuple] = {}
         self.store: Store = MemoryStore()
         if folder is not None:
-            self.store = FolderStore.create(folder, self._manifest())
+            self.store = FolderStore.create(folder, self._manifest(), background=background)
         try:
             self.store.save(0, snapshot(self.model, self.optimizer))
         except BaseException:
@@ -118,6 +122,7 @@ class Recording:
         clip_value: float | None = None,
         read_only: bool = False,
         check: bool = True,
+        background: bool = False,
     ) -> Self:
         """Open a run kept in ``folder`` and bring model and optimizer to its last step.
 
@@ -129,13 +134,14 @@ class Recording:
         With ``read_only`` the run can be taken apart but not continued, also while another process
         goes on writing it.  Without it, ``StorageError`` where the folder cannot be written.
         """
+        spacing.require_background(background, folder)
         run = cls.__new__(cls)
         run._bind(model, optimizer, scheduler)
         run.problem = problem_of(model, loss, data, collate, reduction, clip_norm, clip_value)
-        run.store, manifest = FolderStore.open(folder, read_only=read_only)
+        run.store, manifest = FolderStore.open(folder, read_only=read_only, background=background)
         try:
-            run.every, run._seed = manifest["every"], manifest["seed"]
-            run._watch = Watch(run.every, check)
+            run.every, run._seed = spacing.require_every(manifest["every"]), manifest["seed"]
+            run._watch = Watch(spacing.watched_every(run.every), check)
             environment.require_same_run(folder, manifest, run._manifest())
             environment.require_steps_in_order(folder, run.store.steps, run._seed)
             run.elsewhere = run._places(manifest)
@@ -298,8 +304,9 @@ class Recording:
 
     def end_step(self) -> None:
         """After a step: a checkpoint where one is due."""
-        if len(self) % self.every == 0:
-            self.store.save(len(self), snapshot(self.model, self.optimizer))
+        if spacing.is_due(self.every, len(self)):
+            tensors = snapshot(self.model, self.optimizer)
+            self.store.save(len(self), tensors, spacing.keeper(self.every, len(self)))
 
     @property
     def _kept(self) -> Kept:
@@ -383,7 +390,7 @@ class Recording:
             raise TypeError(f"k must be an int, got {type(k).__name__} {k!r}")
         if not 0 <= k <= len(self):
             raise ValueError(f"k must lie in 0..{len(self)} (the steps made), got {k}")
-        model, optimizer = self._copy()
+        model, optimizer = copied(self.model, self.optimizer)
         self.replay.bring_to(k, model, optimizer)
         return model.eval()
 
@@ -403,7 +410,10 @@ class Recording:
             warning at the end names the largest.
         """
         end = snapshot(self.model, self.optimizer)
-        return self.replay.backwards(*self._copy(), end)
+        still = frozen(self.model, self.optimizer)
+        model, optimizer = copied(self.model, self.optimizer, shared=still)
+        most = spacing.most_held(self.every, len(self))
+        return self.replay.backwards(model, optimizer, end, most)
 
     @outside_inference()
     def verify(self) -> float:
@@ -440,10 +450,6 @@ class Recording:
     def checked_batch(self, batch: Tensor | Sequence[int]) -> Tensor:
         """Sample numbers ``[B]``; refused where they are none, or of no sample."""
         return sample_numbers(batch, self.samples)
-
-    def _copy(self) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Model and optimizer copied together, so that the copy's optimizer moves the copy."""
-        return copied(self.model, self.optimizer)
 
     def facts(self) -> dict:
         """What tells this run from others, wherever and by whichever version it is recorded."""

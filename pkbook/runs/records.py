@@ -1,13 +1,17 @@
 """What is kept of a run: one record for each step, and checkpoints now and then."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
+import torch
 from torch import Tensor
 
 LATER = ("contents", "passes")
 """Fields that came later: left out where they say nothing, as in the folders from before."""
+
+Keep = Callable[[int], bool]
+"""Whether a checkpoint, by its step, is still kept."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,37 @@ class StepRecord:
         return cls(**told)
 
 
+def of_model(name: str) -> bool:
+    """Whether a tensor of a snapshot is a parameter or a buffer; the optimizer's always move."""
+    return not name.startswith("optimizer/")
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit: NaN is NaN, and 0 is not -0."""
+    alike = a.dtype == b.dtype and a.shape == b.shape
+    if not alike or a.layout != torch.strided or b.layout != torch.strided:
+        return False
+    return torch.equal(_bits(a), _bits(b.to(a.device)))
+
+
+def _bits(t: Tensor) -> Tensor:
+    return t.detach().resolve_conj().contiguous().flatten().view(torch.uint8)
+
+
+def copies_of_moved(tensors: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of a snapshot without the parameters and buffers that are those of ``first``."""
+    return {
+        name: t.detach().clone()
+        for name, t in tensors.items()
+        if not (of_model(name) and name in first and same_bits(t, first[name]))
+    }
+
+
+def whole(own: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A snapshot put together from what it holds itself and what has not moved since ``first``."""
+    return {name: t for name, t in first.items() if of_model(name)} | own
+
+
 class Store(Protocol):
     """Where a run keeps its steps and checkpoints."""
 
@@ -56,11 +91,19 @@ class Store(Protocol):
     def append(self, record: StepRecord) -> None:
         """Keep a step; on failure nothing has changed."""
 
-    def save(self, k: int, tensors: dict[str, Tensor]) -> None:
-        """Keep copies of the tensors as the checkpoint before step ``k``."""
+    def save(self, k: int, tensors: dict[str, Tensor], keep: Keep | None = None) -> None:
+        """Keep copies of the tensors as the checkpoint before step ``k``.
+
+        Parameters and buffers that are bit for bit those of step 0 are kept there alone.  Once it
+        is there, those that ``keep`` says no to are dropped.
+        """
 
     def load(self, k: int) -> dict[str, Tensor]:
-        """The checkpoint before step ``k``; the tensors are not to be changed."""
+        """The whole checkpoint before step ``k``; the tensors are not to be changed."""
+        ...
+
+    def latest(self, k: int) -> tuple[int, dict[str, Tensor]]:
+        """The last checkpoint at or before step ``k``: its step, and what :meth:`load` gives."""
         ...
 
     def saved(self) -> list[int]:
@@ -81,11 +124,17 @@ class MemoryStore:
     def append(self, record: StepRecord) -> None:
         self.steps.append(record)
 
-    def save(self, k: int, tensors: dict[str, Tensor]) -> None:
-        self.checkpoints[k] = {name: t.detach().clone() for name, t in tensors.items()}
+    def save(self, k: int, tensors: dict[str, Tensor], keep: Keep | None = None) -> None:
+        self.checkpoints[k] = copies_of_moved(tensors, self.checkpoints.get(0, {}))
+        if keep is not None:
+            self.checkpoints = {c: own for c, own in self.checkpoints.items() if keep(c)}
 
     def load(self, k: int) -> dict[str, Tensor]:
-        return self.checkpoints[k]
+        return whole(self.checkpoints[k], self.checkpoints[0])
+
+    def latest(self, k: int) -> tuple[int, dict[str, Tensor]]:
+        start = max(c for c in self.checkpoints if c <= k)
+        return start, self.load(start)
 
     def saved(self) -> list[int]:
         return sorted(self.checkpoints)

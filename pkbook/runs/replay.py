@@ -4,13 +4,14 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isqrt
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pkbook.basics.inference import outside_inference
 from pkbook.runs.optimizers import StepState
-from pkbook.runs.records import Store
+from pkbook.runs.records import Store, copies_of_moved, whole
 from pkbook.runs.snapshot import ReplayError, difference, put_back, snapshot
 from pkbook.runs.steps import Problem, buffers_of, moving, repeat
 
@@ -21,13 +22,13 @@ _OTHER = "Are the loss, the layers and their options those of the recorded run?"
 
 @dataclass(frozen=True)
 class Replayed:
-    """A part of a run made again, from one checkpoint to the next."""
+    """A part of a run made again, from one checkpoint to the next, or a piece of a long one."""
 
     start: int
     states: list[StepState]
     """The states before each step, followed by the state at the end."""
     model: nn.Module
-    """A copy of the model."""
+    """A copy of the model; its frozen parameters are those of the model itself."""
     end: dict[str, Tensor]
     """What was recorded for the end."""
     gap: float
@@ -50,8 +51,8 @@ class Replay:
 
     def bring_to(self, k: int, model: nn.Module, optimizer: Optimizer) -> None:
         """Bring model and optimizer to where they were after ``k`` steps."""
-        start = max(c for c in self.store.saved() if c <= k)
-        put_back(self.store.load(start), model, optimizer)
+        start, tensors = self.store.latest(k)
+        put_back(tensors, model, optimizer)
         for step in range(start, k):
             self.repeat(step, model, optimizer)
 
@@ -62,15 +63,17 @@ class Replay:
         loss nor layers are in the folder.
         """
         stop = len(self.store.steps)
-        saved = [c for c in self.store.saved() if c <= stop]
-        if saved[-1] == stop and stop > 0:
-            self._repeat_compared(saved[-2], saved[-2] + 1, stop, model, optimizer)
-        self._repeat_compared(saved[-1], stop, stop, model, optimizer)
+        start, tensors = self.store.latest(stop)
+        if start == stop and stop > 0:
+            before, earlier = self.store.latest(stop - 1)
+            put_back(earlier, model, optimizer)
+            self._repeat_compared(before, before + 1, stop, model, optimizer)
+        put_back(tensors, model, optimizer)
+        self._repeat_compared(start, stop, stop, model, optimizer)
 
     def _repeat_compared(
         self, start: int, end: int, stop: int, model: nn.Module, optimizer: Optimizer
     ) -> None:
-        put_back(self.store.load(start), model, optimizer)
         for k in range(start, end):
             _, loss = self.repeat(k, model, optimizer)
             self.require_loss(start, stop, k, loss, _OTHER)
@@ -88,27 +91,65 @@ class Replay:
             )
 
     def backwards(
-        self, model: nn.Module, optimizer: Optimizer, end: dict[str, Tensor]
+        self, model: nn.Module, optimizer: Optimizer, end: dict[str, Tensor], most: int
     ) -> Iterator[Replayed]:
-        """Segment by segment, last first; ``end`` is the state after the last step."""
+        r"""Segment by segment, last first; ``end`` is the state after the last step.
+
+        A segment of :math:`L` steps, more than ``most``, is made twice: once to keep the state at
+        every :math:`\sqrt L` of them, and then piece by piece from those.
+        """
         stop = len(self.store.steps)
-        starts = [c for c in self.store.saved() if c < stop]
         worst, told = 0.0, ""
-        for start in reversed(starts):
-            with outside_inference():
-                states = self._states(start, stop, model, optimizer)
-            gap, what = self._gap(start, stop, end, snapshot(model, optimizer))
-            worst, told = max((worst, told), (gap, what))
-            yield Replayed(start, states, model, end, gap)
-            stop, end = start, self.store.load(start)
+        while stop > 0:
+            start, first = self.store.latest(stop - 1)
+            inner = {start: first}
+            if stop - start > most:
+                with outside_inference():
+                    inner = self._inner(start, stop, first, model, optimizer)
+            while inner:
+                start, moved = inner.popitem()
+                tensors = whole(moved, first)
+                with outside_inference():
+                    states = self._states(start, stop, tensors, model, optimizer)
+                gap, what = self._gap(start, stop, end, snapshot(model, optimizer))
+                worst, told = max((worst, told), (gap, what))
+                yield Replayed(start, states, model, end, gap)
+                del states  # not held while the next ones are made
+                stop, end = start, tensors
         if worst:
             there = ", ".join(f"{k} {a} there, {b} here" for k, (a, b) in self.elsewhere.items())
             warnings.warn(f"{told} ({there})", stacklevel=2)
 
+    def _inner(
+        self,
+        start: int,
+        stop: int,
+        first: dict[str, Tensor],
+        model: nn.Module,
+        optimizer: Optimizer,
+    ) -> dict[int, dict[str, Tensor]]:
+        """What moved since ``start``, at the beginning of each piece, by its step."""
+        size = isqrt(stop - start - 1) + 1
+        *_, last = range(start, stop, size)
+        put_back(first, model, optimizer)
+        found: dict[int, dict[str, Tensor]] = {}
+        for k in range(start, last + 1):
+            if (k - start) % size == 0:
+                found[k] = copies_of_moved(snapshot(model, optimizer), first)
+            if k < last:
+                _, loss = self.repeat(k, model, optimizer)
+                self.require_loss(start, stop, k, loss)
+        return found
+
     def _states(
-        self, start: int, stop: int, model: nn.Module, optimizer: Optimizer
+        self,
+        start: int,
+        stop: int,
+        tensors: dict[str, Tensor],
+        model: nn.Module,
+        optimizer: Optimizer,
     ) -> list[StepState]:
-        put_back(self.store.load(start), model, optimizer)
+        put_back(tensors, model, optimizer)
         states = []
         for k in range(start, stop):
             state, loss = self.repeat(k, model, optimizer)

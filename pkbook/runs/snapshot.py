@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pkbook.runs.copies import write
+
 
 class ReplayError(RuntimeError):
     """A replayed segment did not end where the recorded one did."""
@@ -58,7 +60,7 @@ def put_back(
         for full, value in tensors.items():
             kind, _, name = full.partition("/")
             if kind == "parameter":
-                by_name[name].copy_(value)
+                write(by_name[name], value)
             elif kind == "buffer":
                 buffers[name].copy_(value)
             else:

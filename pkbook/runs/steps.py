@@ -139,6 +139,11 @@ def gradients(
                 f"loss is {value.item()} at step {k}; the step was not made and the path up to "
                 f"step {k} is kept: lower the learning rate or look at samples {part.numbers[:8]}"
             )
+        if not value.requires_grad:
+            raise ValueError(
+                f"the loss of step {k} must depend on the model's parameters, got a number without "
+                "a gradient; look for detach(), no_grad() or whole numbers in forward and loss"
+            )
         scale = part.conditions.scale
         (value if scale == 1.0 else value * scale).backward()
         values.append(value.detach())

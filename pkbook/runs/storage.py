@@ -1,8 +1,9 @@
 """A run kept in a folder that survives the process.
 
 A folder holds ``manifest.json``, ``steps.jsonl`` (one line a step, appended, each with its
-checksum) and ``checkpoints/STEP-CHECKSUM.safetensors``.  Nothing is ever pickled.  Whatever moment
-the writing process is killed at, what stands there opens.
+checksum) and ``checkpoints/STEP-CHECKSUM.safetensors``.  A parameter or buffer that a checkpoint
+lacks is that of step 0: what does not move is written once.  Nothing is ever pickled.  Whatever
+moment the writing process is killed at, what stands there opens.
 """
 
 import json
@@ -10,7 +11,10 @@ import os
 import warnings
 import zlib
 from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
+from typing import BinaryIO
+from weakref import WeakValueDictionary
 
 from filelock import FileLock
 from torch import Tensor
@@ -24,8 +28,10 @@ from pkbook.basics.files import (
     write_checked,
     write_whole,
 )
+from pkbook.basics.fingerprints import digest
+from pkbook.runs.background import Background
 from pkbook.runs.manifest import dump_manifest, load_manifest
-from pkbook.runs.records import MemoryStore, StepRecord
+from pkbook.runs.records import Keep, MemoryStore, StepRecord, of_model
 
 __all__ = ["FolderStore", "MemoryStore", "StepRecord", "dump_manifest", "load_manifest"]
 
@@ -35,15 +41,27 @@ class FolderStore:
 
     _log = None
     _lock: FileLock | None = None
+    _background: Background | None = None
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, background: bool = False) -> None:
         self.folder = Path(folder)
         self.steps: list[StepRecord] = []
+        self._moving: set[str] = set()
+        self._unmoved: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
+        if background:
+            self._background = Background()
 
     @classmethod
-    def create(cls, folder: str | Path, manifest: dict) -> "FolderStore":
-        """A new store; ``ValueError`` if the folder already holds something."""
-        store = cls(folder)
+    def create(
+        cls, folder: str | Path, manifest: dict, *, background: bool = False
+    ) -> "FolderStore":
+        """A new store; ``ValueError`` if the folder already holds something.
+
+        With ``background`` all checkpoints but the first are written by a thread, at most one at a
+        time; what goes wrong there is raised by the next :meth:`append`, :meth:`save` or
+        :meth:`close`.
+        """
+        store = cls(folder, background)
         store._require_unused()
         try:
             (store.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -82,13 +100,15 @@ class FolderStore:
         return ours and (not self._path.exists() or self._path.stat().st_size == 0)
 
     @classmethod
-    def open(cls, folder: str | Path, *, read_only: bool = False) -> tuple["FolderStore", dict]:
+    def open(
+        cls, folder: str | Path, *, read_only: bool = False, background: bool = False
+    ) -> tuple["FolderStore", dict]:
         """An existing store and its manifest.
 
         Unless ``read_only``, nobody else may write to the folder from now on; a torn last line of
         the step log is cut off, and a warning says so.
         """
-        store = cls(folder)
+        store = cls(folder, background)
         manifest = load_manifest(store.folder / "manifest.json")
         if not read_only:
             store._acquire()
@@ -121,6 +141,21 @@ class FolderStore:
 
     def close(self) -> None:
         """Let others write to the folder."""
+        try:
+            self._settle()
+        finally:
+            self._let_go()
+
+    def _settle(self, waiting: bool = True) -> None:
+        """Raise what went wrong in the background, once."""
+        if self._background is None:
+            return
+        try:
+            self._background.settle(waiting)
+        except OSError as error:
+            raise self._failed(self._background.what, error) from error
+
+    def _let_go(self) -> None:
         log, self._log = self._log, None
         lock, self._lock = self._lock, None
         try:
@@ -157,6 +192,7 @@ class FolderStore:
 
     def append(self, record: StepRecord) -> None:
         """Append one line; on failure the log is as it was."""
+        self._settle(waiting=False)
         log = self._writable()
         body = json.dumps(record.as_json(), separators=(",", ":")).encode()
         line = b"%08x %s\n" % (zlib.crc32(body), body)
@@ -179,8 +215,10 @@ class FolderStore:
             os.ftruncate(log.fileno(), size)
         except OSError:
             self._log = None
+            if self._background is not None:
+                self._background.wait()  # it flushes the log
             log.close()
-            self.close()
+            self._let_go()
 
     def _failed(self, what: str, error: OSError) -> StorageError:
         rest = "the steps before it are intact: make room, open the folder again and go on"
@@ -197,32 +235,92 @@ class FolderStore:
             )
         return self._log
 
-    def save(self, k: int, tensors: dict[str, Tensor]) -> None:
+    def save(self, k: int, tensors: dict[str, Tensor], keep: Keep | None = None) -> None:
         """Write a checkpoint, after everything it rests on has reached the disk."""
+        self._settle()
         log = self._writable()
-        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        if k == 0:
+            self._first = _digests(tensors)
+            own = tensors
+        else:
+            own = {name: t for name, t in tensors.items() if self._has_moved(name, t)}
+        copies = {name: _copy(t) for name, t in own.items()}
+        write = partial(_write, self.folder / "checkpoints", log, k, copies, keep)
+        what = f"the checkpoint of step {k}"
+        if k > 0 and self._background is not None:
+            self._background.begin(write, what)
+            return
         try:
-            os.fsync(log.fileno())
-            write_checked(self.folder / "checkpoints", f"{k:09d}", tensors)
+            write()
         except OSError as error:
-            raise self._failed(f"the checkpoint of step {k}", error) from error
+            raise self._failed(what, error) from error
+
+    @cached_property
+    def _first(self) -> dict[str, str]:
+        """What the parameters and buffers were at step 0, in short: no copy of them is held."""
+        return _digests(self.load(0))
+
+    def _has_moved(self, name: str, t: Tensor) -> bool:
+        """Whether a tensor is otherwise than at step 0, or was; the optimizer's always move."""
+        if name not in self._moving and digest(t) != self._first.get(name):
+            self._moving.add(name)
+        return name in self._moving
 
     def load(self, k: int) -> dict[str, Tensor]:
-        return read_checked(self._checkpoints()[k])
+        paths = _checkpoints(self.folder / "checkpoints")
+        if k not in paths:
+            raise ValueError(f"folder {str(self.folder)!r} has no checkpoint of step {k}")
+        own = read_checked(paths[k])
+        lacking = [] if k == 0 else [name for name in self._first if name not in own]
+        shared = dict(self._unmoved)  # by all checkpoints that are held at a time
+        if not shared.keys() >= set(lacking):
+            shared = self.load(0)
+            self._unmoved.update({name: shared[name] for name in lacking})
+        return {name: shared[name] for name in lacking} | own
 
-    def _checkpoints(self) -> dict[int, Path]:
-        found = {}
-        for path in sorted((self.folder / "checkpoints").glob("*.safetensors")):
-            number = path.stem.partition("-")[0]
-            if not number.isdecimal():
-                raise ValueError(f"checkpoint {path} has no step number in its name")
-            if int(number) in found:
-                raise ValueError(f"checkpoints {found[int(number)]} and {path} are of one step")
-            found[int(number)] = path
-        return found
+    def latest(self, k: int) -> tuple[int, dict[str, Tensor]]:
+        while True:
+            start = max((c for c in self.saved() if c <= k), default=0)
+            try:
+                return start, self.load(start)
+            except ValueError:
+                if start == 0 or start in self.saved():
+                    raise  # otherwise the writer has just dropped it, and has an earlier one
 
     def saved(self) -> list[int]:
-        return sorted(self._checkpoints())
+        return sorted(_checkpoints(self.folder / "checkpoints"))
+
+
+def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {name: digest(t) for name, t in tensors.items() if of_model(name)}
+
+
+def _copy(t: Tensor) -> Tensor:
+    return t.detach().to("cpu", copy=True).contiguous()
+
+
+def _write(
+    folder: Path, log: BinaryIO, k: int, tensors: dict[str, Tensor], keep: Keep | None
+) -> None:
+    """Write a checkpoint, and only when it is on the disk drop those it makes superfluous."""
+    os.fsync(log.fileno())
+    write_checked(folder, f"{k:09d}", tensors)
+    if keep is not None:
+        for c, path in _checkpoints(folder).items():
+            if not keep(c):
+                path.unlink(missing_ok=True)
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        number = path.stem.partition("-")[0]
+        if not number.isdecimal():
+            raise ValueError(f"checkpoint {path} has no step number in its name")
+        if int(number) in found:
+            raise ValueError(f"checkpoints {found[int(number)]} and {path} are of one step")
+        found[int(number)] = path
+    return found
 
 
 def _require_known(store: FolderStore, saved: list[int]) -> None:
