@@ -68,6 +68,25 @@ def test_self_influence_is_the_diagonal_of_all_contributions():
     torch.testing.assert_close(some, torch.stack([own[3, 1:], own[9, :1]]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("SGD", {}), ("SGD", {"weight_decay": 0.1}), ("RMSprop", {}), ("Adagrad", {})],
+)
+def test_without_a_memory_one_pass_serves_all_samples(kind, options, monkeypatch):
+    (x, y), _ = problem()
+    model = smooth()
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.03, **options)
+    run = pk.Trajectory(model, pk.losses.squared, optimizer, (x, y), every=3)
+    for batch in ([0, 1, 2], [[3, 4], [5, 3]], [7, 7, 8], [0, 14, 9], [1, 2, 3]):
+        run.step(batch)
+    every = run.interpolate(x, tolerance=1e-8).contributions
+    monkeypatch.setattr("pkbook.interpolation.influence.take_apart", None)  # the other way
+    own = pk.self_influence(run, tolerance=1e-8)
+    torch.testing.assert_close(own, every[torch.arange(15), torch.arange(15)])
+    some = pk.self_influence(run, [14, 3], outputs=torch.tensor([1, 0]))
+    torch.testing.assert_close(some, torch.stack([own[14, 1:], own[3, :1]]))
+
+
 def test_a_mislabelled_sample_has_the_largest_self_influence():
     """Twenty points on two lines, one of them with the other line's label."""
     generator = torch.Generator().manual_seed(0)

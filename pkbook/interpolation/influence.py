@@ -1,125 +1,27 @@
-r"""Two more questions to a recorded run: through which later steps, and a sample on itself."""
+r"""What training samples did to their own predictions."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
 from pkbook.basics.checks import require_whole
 from pkbook.basics.inference import outside_inference
-from pkbook.basics.parameters import Tree
 from pkbook.interpolation.interpolate import take_apart
 from pkbook.interpolation.optimizer_memory import Memory
 from pkbook.interpolation.options import DEFAULT, Options, Rule
-from pkbook.interpolation.shares import batch_gradient
+from pkbook.interpolation.quadrature import Query, Segment
+from pkbook.interpolation.shares import Pulls, meet
 from pkbook.interpolation.unreached import Unreached
 from pkbook.interpolation.walk import Rules, Walk, require_walk
 from pkbook.kernels.asked import Asked, Inputs, asked
 from pkbook.kernels.inputs import selection
-from pkbook.runs.optimizers import StepState
+from pkbook.runs.optimizers import StepState, rule_of
 from pkbook.runs.recording import Recording
-
-
-@outside_inference()
-def step_pairs(
-    run: Recording,
-    x: Any,
-    *,
-    of: Any = None,
-    outputs: int | Tensor | None = None,
-    bins: int | None = None,
-    nodes: int = 3,
-    memory: int | None = None,
-) -> Tensor:
-    r"""How much the gradients of step s moved the prediction through the movement at step t.
-
-    .. math:: c(t,s)=-\Big\langle w_{t,s}\,D_t\,\bar\varphi_t(x),\;g_s\Big\rangle,\qquad s\le t,
-
-    the discrete form of the two-time kernels of arXiv 2603.13872, eq. (16) and (24).  For an
-    optimizer without memory only :math:`s=t` remains.  The sum over both times is the sum of the
-    contributions.
-
-    Parameters
-    ----------
-    run
-        the recorded training, ``K`` steps.
-    x
-        queries ``[m, ...]``.
-    of, outputs
-        what is explained, as for :func:`pkbook.interpolate`.
-    bins
-        equal parts of the run that are told apart in both times; default every step, at most 50.
-        Time and memory grow with it: each bin carries ``m C P`` numbers.
-    nodes
-        Gauss-Legendre nodes for each step.
-    memory
-        bytes that may be used; default a quarter of what is free, at most 1 GiB.
-
-    Returns
-    -------
-    Tensor ``[m, C, bins, bins]`` in float64: first t, then s.
-
-    Raises
-    ------
-    TypeError, ValueError
-        as :func:`pkbook.interpolate`, and where ``memory`` does not hold that many bins.
-
-    References
-    ----------
-    arXiv 2603.13872, eq. (9), (16) and (24).
-    """
-    x = asked(x, of)
-    require_walk(run, x)
-    require_whole(nodes, "nodes")
-    bins = min(len(run), 50) if bins is None else require_whole(bins, "bins")
-    if bins > len(run):
-        raise ValueError(f"bins must be at most the number of steps {len(run)}, got {bins}")
-    pairs = _Pairs(run, x, selection(outputs, len(x), x.device), bins, nodes)
-    budget = memory or min(free_memory(x.device) // 4, LARGEST_DEFAULT)
-    if pairs.bytes > budget:
-        raise ValueError(
-            f"memory must hold {bins} bins of the query's gradients, {pairs.bytes} bytes, got "
-            f"{budget}; give fewer bins, fewer queries or one output"
-        )
-    pairs.walk.backwards(step=pairs.step)
-    return pairs.matrix
-
-
-class _Pairs:
-    """One memory for each bin of the later time: what is linear can be told apart."""
-
-    def __init__(self, run: Recording, x: Inputs, chosen, bins: int, nodes: int) -> None:
-        self.run, self.bins = run, bins
-        self.walk = Walk(run, x, chosen, Rules("gauss", nodes, None, 1), False, ())
-        self.memories = [Memory() for _ in range(bins)]
-        remainder = self.walk.remainder
-        self.matrix = remainder.new_zeros(*remainder.shape, bins, bins)
-        first = run.model_at(0)
-        trained = [p for name, p in first.named_parameters() if name in run.names]
-        width = sum(p.numel() * p.element_size() for p in trained)
-        self.bytes = bins * width * remainder.numel()
-
-    def _bin(self, k: int) -> int:
-        return k * self.bins // len(self.run)
-
-    def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
-        average = self.walk.average(k, before, after, model)
-        names = list(before.coefficients)
-        total: Tree = {}
-        for batch in self.walk.batches(k, before, model):
-            for name, g in batch_gradient(batch, names).items():
-                total[name] = total[name] + g if name in total else g
-        for later in range(self._bin(k), self.bins):
-            here = later == self._bin(k)
-            for name, c in before.coefficients.items():
-                nodes = average.nodes[name] if here else []
-                pull = self.memories[later].pull(name, c, nodes)
-                if pull is not None:
-                    met = pull.formed() @ (total[name] * c.clip).flatten()
-                    met = -c.sign * pull.scale * met.double()
-                    self.matrix[:, :, later, self._bin(k)] += met.T
+from pkbook.runs.sources import as_tensor
+from pkbook.runs.steps import put_buffers
 
 
 @outside_inference()
@@ -154,7 +56,9 @@ def self_influence(
     outputs
         None for all outputs, one index, or one per sample ``[n]`` (its own class, say).
     chunk
-        samples treated in one pass over the run.
+        samples treated in one pass over the run, where an optimizer has a memory.  Without one
+        (plain gradient descent, RMSprop, Adagrad) a single pass serves all samples: a sample is
+        asked about in the steps that it is part of, and nowhere else.
     rule, nodes, tolerance, most_pieces
         as for :func:`pkbook.interpolate`; a warning names the samples that miss the tolerance.
     progress
@@ -178,6 +82,8 @@ def self_influence(
     numbers = numbers.to(run.device)
     chosen = selection(outputs, len(numbers), run.device)
     options = Options(rule, nodes, tolerance, most_pieces)
+    if len(numbers) and forgets(run):
+        return OnePass(run, numbers, chosen, of, options.rules).of_all(progress)
     own, unreached = [], Unreached("samples")
     for start in range(0, len(numbers), chunk):
         here = slice(start, start + chunk)
@@ -188,6 +94,77 @@ def self_influence(
         own.append(part.contributions[some, torch.arange(len(some), device=some.device)])
     unreached.warn(stacklevel=2)
     return torch.cat(own)
+
+
+def forgets(run: Recording) -> bool:
+    """Whether no step uses the gradient of an earlier one, other than by its scales."""
+    memory = rule_of(run.optimizer).memory
+    groups = [group for record in run.store.steps for group in record.settings]
+    kind = type(run.optimizer)
+    if kind in (torch.optim.SGD, torch.optim.RMSprop):
+        return not any(group.get("momentum") for group in groups)
+    return kind is torch.optim.Adagrad or memory is None
+
+
+class OnePass:
+    r"""All samples in one pass: :math:`c_i(x_i)` is a sum over the steps that sample i is part of.
+
+    Without a memory, :math:`u_s` is made of the query's gradient in step s alone, so the samples of
+    a step's batch are the only queries that its batch must meet.
+    """
+
+    def __init__(self, run: Recording, numbers: Tensor, chosen, of: Any, rules: Rules) -> None:
+        self.run, self.of, self.rules = run, of, rules
+        first = own_queries(run, numbers[:1], of)
+        require_walk(run, first)
+        self.walk = Walk(run, first, None if chosen is None else chosen[:1], rules, False, ())
+        self.numbers = numbers
+        self.place = torch.full((run.samples,), -1, device=run.device)
+        self.place[numbers] = torch.arange(len(numbers), device=run.device)
+        self.chosen = chosen
+        width = self.walk.final.shape[1]
+        self.own = torch.zeros(len(numbers), width, dtype=torch.float64, device=run.device)
+
+    def of_all(self, progress: bool) -> Tensor:
+        """``[n, C]``."""
+        with tqdm(total=len(self.run), disable=not progress, desc="steps taken apart") as bar:
+            for part in self.run.segments_backwards():
+                for offset in reversed(range(len(part.states) - 1)):
+                    before, after = part.states[offset : offset + 2]
+                    self.step(part.start + offset, before, after, part.model)
+                    bar.update()
+        return self.own[self.place[self.numbers]]
+
+    def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
+        """The samples of one step that are asked about, as queries of that step alone."""
+        samples = as_tensor(self.run.store.steps[k].batch, self.run.device)
+        some = samples.unique()
+        some = some[self.place[some] >= 0]
+        if len(some) == 0:
+            return
+        at = self.place[some]
+        chosen = None if self.chosen is None else self.chosen[at]
+        query = Query(own_queries(self.run, some, self.of), chosen, self.walk.query.plan)
+        model.eval()
+        put_buffers(model, before.buffers)
+        segment = Segment(query, model, before.parameters, after.parameters)
+        ends = allowed = None
+        if self.rules.tolerance is not None:
+            ends = segment.value(0.0), segment.value(1.0)
+            moved = (ends[1] - ends[0]).double().norm(dim=1, keepdim=True)
+            allowed = (self.rules.tolerance / 3 * moved).expand(ends[0].shape).clone()
+        average = self.rules.average(segment, ends, allowed)
+        pulls: Pulls = {}
+        for name, c in before.coefficients.items():
+            pull = Memory().pull(name, c, average.nodes[name])
+            if pull is not None:
+                pulls[name] = c, pull
+        if not pulls:
+            return
+        parts = [meet(batch, pulls)[""] for batch in self.walk.batches(k, before, model)]
+        met = torch.cat(parts, 2)  # [C, m, B]
+        same = some[:, None] == samples[None]  # a sample may be in a batch more than once
+        self.own.index_add_(0, at, torch.einsum("cmb,mb->mc", met, same.to(met)))
 
 
 def own_queries(run: Recording, numbers: Tensor, of: Any = None) -> Inputs:
