@@ -236,7 +236,7 @@ def test_a_reader_is_not_disturbed_by_checkpoints_that_are_dropped(tmp_path, mon
 
     def late(store, k):
         monkeypatch.setattr(FolderStore, "load", load)
-        go_on(run, 70)
+        go_on(run, 72)
         return load(store, k)
 
     monkeypatch.setattr(FolderStore, "load", late)
