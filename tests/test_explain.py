@@ -532,3 +532,30 @@ def warned(run, x, options):
         warnings.simplefilter("always")
         run.interpolate(x, **options)
     return bool(said)
+
+
+def test_only_the_largest_are_kept_and_the_rest_is_one_term(run, queries, tmp_path):
+    x = queries
+    whole = pk.explain(run, x)
+    short = pk.explain(run, x, keep=3, folder=tmp_path / "short", chunk=2)
+    for full, some in zip(whole, pk.Explanation.open(tmp_path / "short"), strict=True):
+        assert int((some.contributions != 0).sum(0).max()) == 3
+        for output in range(full.contributions.shape[2]):
+            order, values = full.top(3, output=output)
+            got, same = some.top(3, output=output)
+            assert torch.equal(order, got)
+            torch.testing.assert_close(values, same)
+        rest = full.contributions.sum(0) - some.contributions.sum(0)
+        torch.testing.assert_close(some.other["other samples"], rest)
+        torch.testing.assert_close(some.completeness, full.completeness, atol=1e-12, rtol=1e-6)
+        with pytest.raises(ValueError, match="only the largest contributions were kept"):
+            some.by_time  # noqa: B018
+    assert len(short) == len(x)
+    sizes = [sum(f.stat().st_size for f in (tmp_path / "short" / "chunks").iterdir())]
+    pk.explain(run, x, folder=tmp_path / "whole", chunk=2)
+    sizes.append(sum(f.stat().st_size for f in (tmp_path / "whole" / "chunks").iterdir()))
+    assert sizes[0] < sizes[1]
+    with pytest.raises(ValueError, match="give keep, or by_parameter"):
+        pk.explain(run, x, keep=3, by_parameter=True)
+    with pytest.raises(ValueError, match="another keep: 3 there, None here"):
+        pk.explain(run, x, folder=tmp_path / "short")

@@ -7,7 +7,7 @@ at a time, so that only these must fit in memory, and keeps each chunk before it
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def explain(
     by_parameter: bool = DEFAULT.by_parameter,
     entries: Sequence[str] = DEFAULT.entries,
     by_token: bool = DEFAULT.by_token,
+    keep: int | None = None,
     chunk: int | None = None,
     memory: int | None = None,
     group: "dist.ProcessGroup | None" = None,
@@ -96,6 +97,9 @@ def explain(
         None for all :math:`C` outputs, one index, or one index per query ``[m]``.
     rule, nodes, tolerance, most_pieces, by_parameter, entries, by_token
         as for :func:`pkbook.interpolate`.
+    keep
+        of each prediction only so many contributions, the largest, and the sum of the others:
+        :meth:`Interpolation.largest`.  Default all.
     chunk
         queries taken apart at a time.  Default what ``memory`` allows, or the number with which
         ``folder`` was begun.  Larger chunks are faster: each replays the run once.
@@ -152,7 +156,8 @@ def explain(
             rule, nodes, tolerance, most_pieces, by_parameter or layers, entries,
             by_token=by_token,
         )  # fmt: skip
-        question = _asked(run, x, of, outputs, options)
+        question = replace(_asked(run, x, of, outputs, options), keep=_checked_keep(keep, options))
+        question.facts.update({} if keep is None else {"keep": keep})
         return question, _fitting(question, chunk, memory, processes.size)
 
     question, fits = processes.together("checking its arguments", check)
@@ -229,11 +234,19 @@ class _Question:
     width: int
     """Outputs told of each query."""
     facts: dict
+    keep: int | None = None
 
     def answer(self, rows: slice, progress: bool) -> Interpolation:
         home = self.run.device
         chosen = None if self.chosen is None else self.chosen[rows].to(home)
-        return take_apart(self.run, self.x[rows].to(home), chosen, self.options, progress)
+        told = take_apart(self.run, self.x[rows].to(home), chosen, self.options, progress)
+        return told if self.keep is None else told.largest(self.keep)
+
+
+def _checked_keep(keep: int | None, options: Options) -> int | None:
+    if keep is not None and (options.by_parameter or options.by_token):
+        raise ValueError("give keep, or by_parameter and by_token, not both")
+    return None if keep is None else require_whole(keep, "keep")
 
 
 def _asked(

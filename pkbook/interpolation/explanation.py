@@ -195,4 +195,5 @@ def _query_alone(told: Interpolation, i: int) -> Interpolation:
         told.tolerance,
         told.doubt,
         None if told.by_token is None else told.by_token[:, :, at],
+        told.kept,
     )

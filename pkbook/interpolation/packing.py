@@ -41,6 +41,11 @@ def as_tensors(told: "Interpolation") -> dict[str, Tensor]:
         "step/sizes": torch.tensor([len(n) for n in numbers], dtype=torch.int64),
         "doubt": torch.tensor(DOUBTS.index(told.doubt)),
     }
+    if told.kept is not None:  # few of many: which, and how much
+        order = told.contributions.abs().argsort(dim=0, descending=True, stable=True)[: told.kept]
+        found["kept/samples"], found["kept/values"] = order, told.contributions.gather(0, order)
+        found["kept/of"] = torch.tensor(len(told.contributions))
+        del found["contributions"]
     if told.by_token is not None:
         found["by_token"] = told.by_token
     if told.tolerance is not None:
@@ -69,9 +74,17 @@ def as_fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
         dicts[kind][name] = t
     sizes = tensors["step/sizes"].tolist()
     steps = (tensors[f"step/{name}"].split(sizes) for name in ("samples", "values"))
-    plain = ("initial", "final", "contributions", "remainder", "pieces")
+    plain = ("initial", "final", "remainder", "pieces")
+    contributions, kept = tensors.get("contributions"), None
+    if contributions is None:
+        order, values = tensors["kept/samples"], tensors["kept/values"]
+        kept = len(order)
+        contributions = values.new_zeros(int(tensors["kept/of"]), *values.shape[1:])
+        contributions.scatter_(0, order, values)
     return {
         **{name: tensors[name] for name in plain},
+        "contributions": contributions,
+        "kept": kept,
         "by_step": list(zip(*steps, strict=True)),
         **dicts,
         "by_token": tensors.get("by_token"),

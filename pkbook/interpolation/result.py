@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pkbook.basics.checks import require_tensor, require_whole
+from pkbook.interpolation.largest import only_largest
 from pkbook.interpolation.packing import read_file, write_file
 from pkbook.interpolation.summary import of_interpolation
 from pkbook.interpolation.table import By, as_frame, blocks
@@ -54,6 +55,8 @@ class Interpolation:
     steps gained nothing), *scales* (an optimizer with per-entry scales), *rounding*."""
     by_token: Tensor | None = None
     """Contributions by token of each sample, ``[N, T, m, C]``, where they are asked for."""
+    kept: int | None = None
+    """How many contributions to each prediction are told, where the others are one term."""
 
     @property
     def change(self) -> Tensor:
@@ -100,6 +103,10 @@ class Interpolation:
     @cached_property
     def by_time(self) -> Tensor:
         """Contribution of each step's batch, ``[K, m, C]``."""
+        if not self.by_step:
+            raise ValueError(
+                "by_time is not there: only the largest contributions were kept; ask without keep"
+            )
         return torch.stack([values.sum(0) for _, values in self.by_step])
 
     def top(self, k: int, query: int = 0, output: int = 0) -> tuple[Tensor, Tensor]:
@@ -159,6 +166,22 @@ class Interpolation:
             give one entry a sample.
         """
         return waterfall(self, query, output, top, show, labels, ax)
+
+    def largest(self, k: int) -> Self:
+        """The same with the ``k`` largest contributions to each prediction, up or down.
+
+        All others are zero, and their sum is one term, ``other["other samples"]``: the whole still
+        closes.  Contributions by step are not kept.  ``ValueError`` where there are some by
+        parameter or by token.
+
+        >>> z = torch.zeros(1, 1)
+        >>> c = torch.tensor([[[2.0]], [[-0.5]], [[1.0]]])
+        >>> told = Interpolation(z, z + 2.5, c, [(torch.arange(3), c)], {}, z, torch.ones(1))
+        >>> short = told.largest(1)
+        >>> short.contributions.flatten().tolist(), short.other["other samples"].item()
+        ([2.0, 0.0, 0.0], 0.5)
+        """
+        return only_largest(self, k)
 
     def to_pandas(self, by: By = "sample") -> "pandas.DataFrame":
         """All contributions as a table, one row for each.
