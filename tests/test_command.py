@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -402,7 +401,7 @@ def test_a_full_disk_or_an_interrupt_keeps_what_is_finished(
 
 def _run(command, **more):
     environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)} | more
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def _torchrun(arguments):
@@ -498,11 +497,9 @@ def test_two_processes_write_the_same_bytes_and_share_the_chunks(folder):
     ],
 )
 def test_a_rank_that_fails_ends_all_and_keeps_what_is_finished(folder, setup, message):
-    start = time.monotonic()
-    done = _torchrun(_arguments(f"training:{setup}", chunk=2, timeout=60))
+    done = _torchrun(_arguments(f"training:{setup}", chunk=2, timeout=600))  # longer than we wait
     assert done.returncode == 1
     assert message in done.stderr
-    assert time.monotonic() - start < 55  # no time-out of a minute was needed
     told = pk.Explanation.open("told")
     assert set(told.missing) in ({3}, {2, 3})
     if setup == "failing_late":

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import distributed_worker as worker
@@ -102,7 +101,7 @@ def _torchrun(arguments, processes=2, module=("pkbook.kernels.command",)):
         env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
     )
 
 
@@ -168,7 +167,7 @@ def _two_ranks(arguments):
         for rank in range(2)
     ]
     try:
-        return [(p.communicate(timeout=90)[1], p.returncode) for p in ranks]
+        return [(p.communicate(timeout=300)[1], p.returncode) for p in ranks]
     finally:
         for p in ranks:
             p.kill()
@@ -184,15 +183,13 @@ def _two_ranks(arguments):
     ],
 )
 def test_a_rank_that_is_killed_ends_the_other_with_a_message(folder, model, dead, what):
-    start = time.monotonic()
-    ends = _two_ranks(_arguments(f"doomed:{model}", timeout=60))
+    ends = _two_ranks(_arguments(f"doomed:{model}", timeout=600))  # longer than we wait
     assert ends[dead][1] == -signal.SIGKILL
     said, code = ends[1 - dead]
     assert code == 1
     assert (
         f"rank {1 - dead}: RankError: rank {1 - dead} of 2 lost another rank while {what}" in said
     )
-    assert time.monotonic() - start < 55  # no time-out of a minute was needed
     assert not Path("k.safetensors").exists()
     if model != "killed_in_writing":  # a file that is not whole has another name
         assert _only_the_inputs(folder)
@@ -202,16 +199,14 @@ def test_a_rank_that_is_killed_ends_the_other_with_a_message(folder, model, dead
 @pytest.mark.parametrize(
     ("model", "timeout", "message"),
     [
-        ("killed", 60, "SIGKILL"),  # by torchrun, which may end the other before that one speaks
+        ("killed", 600, "SIGKILL"),  # by torchrun, which may end the other before that one speaks
         ("slow", 10, "rank 0: RankError: rank 0 of 2 lost another rank while computing its tiles"),
     ],
 )
 def test_torchrun_ends_when_a_rank_fails(folder, model, timeout, message):
-    start = time.monotonic()
     done = _torchrun(_arguments(f"doomed:{model}", timeout=timeout))
     assert done.returncode == 1
     assert message in done.stderr
-    assert time.monotonic() - start < 55
     assert _only_the_inputs(folder)
 
 

@@ -53,6 +53,7 @@ def _parameters(model: nn.Module, names: list[str]) -> str:
 def _checkpoints(run: "Recording") -> str:
     """How many there are; what is printed must not fail where a folder is damaged."""
     try:
-        return f"{len(run.store.saved())}, every {run.every} steps"
+        spaced = f"every {run.every} steps" if isinstance(run.every, int) else f"by {run.every!r}"
+        return f"{len(run.store.saved())}, {spaced}"
     except (OSError, ValueError):
         return "cannot be read"
