@@ -141,6 +141,29 @@ def test_an_augmented_data_set_is_replayed_with_the_same_pictures(tmp_path):
     torch.testing.assert_close(again.interpolate(Q).contributions, told.contributions)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_draw_what_the_step_would_draw_itself(workers):
+    state = torch.get_rng_state()
+    order = [[0, 1, 2], [3, 4], [5, 6, 7], [0, 8]]
+    plain = run_of(Pairs(noise=0.3), nn.CrossEntropyLoss(), steps=order)
+    model = net()
+    run = pk.Trajectory(
+        model, nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), 1e-2), Pairs(noise=0.3)
+    )
+    for batch in run.loader(order[:2], num_workers=workers):
+        run.step(batch)
+    for batch in run.loader(order[2:], num_workers=workers):
+        run.step(batch)
+    for p, q in zip(model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert run.store.steps == plain.store.steps
+    assert not run.problem.source._ready
+    assert torch.equal(state, torch.get_rng_state())
+    assert run.verify() == 0
+    with pytest.raises(TypeError, match="loader is for data that are a Dataset"):
+        run_of((X, Y), nn.CrossEntropyLoss()).loader(order)
+
+
 def test_another_picture_in_the_replay_is_told_by_its_number():
     data = Pairs()
     run = run_of(data, nn.CrossEntropyLoss())

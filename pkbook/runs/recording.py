@@ -35,6 +35,7 @@ from pkbook.runs.conditions import Conditions
 from pkbook.runs.copies import copied, frozen
 from pkbook.runs.faults import Watch
 from pkbook.runs.kept_batches import Kept, plain_source
+from pkbook.runs.loader import load
 from pkbook.runs.loops import Loop, Watched
 from pkbook.runs.optimizers import (
     apply_settings,
@@ -48,7 +49,7 @@ from pkbook.runs.replay import Replay, Replayed
 from pkbook.runs.schedules import advance, follow, require_schedule
 from pkbook.runs.setting import problem_of
 from pkbook.runs.snapshot import snapshot
-from pkbook.runs.sources import Collate, Tensors
+from pkbook.runs.sources import Collate, Samples, Tensors
 from pkbook.runs.steps import buffers_of, fetched, gradients, parts_of, put_buffers, step_seed
 from pkbook.runs.storage import FolderStore
 from pkbook.runs.summary import of_run
@@ -270,6 +271,25 @@ class Recording:
         value = self._make(replace(record, contents=contents), batches)
         made()
         return value
+
+    def loader(self, order: Iterable[Any], *, num_workers: int = 0) -> Iterator[Tensor]:
+        """The batches of ``order``, put together ahead of their steps by workers.
+
+        For data that are a ``Dataset``: ``for batch in run.loader(order, num_workers=2):
+        run.step(batch)``.  ``order`` gives the sample numbers of each batch, as a batch sampler
+        does.  What comes are the numbers; the samples wait for the step, drawn as it would draw
+        them itself.  Each batch is one step, and no other steps may be made in between.
+        """
+        require_whole(num_workers, "num_workers", least=0)
+        source = plain_source(self.problem.source)
+        if not isinstance(source, Samples):
+            raise TypeError("loader is for data that are a Dataset; tensors need no loading")
+        return load(self, order, source, num_workers)
+
+    @property
+    def seed(self) -> int:
+        """The seed that the seeds of all steps are drawn from."""
+        return self._seed
 
     def begin_step(self) -> Callable[[], None]:
         """Look at the run before its next step; what is returned is to be called after it."""
