@@ -195,5 +195,6 @@ def _query_alone(told: Interpolation, i: int) -> Interpolation:
         told.tolerance,
         told.doubt,
         None if told.by_token is None else told.by_token[:, :, at],
+        {name: t[:, at] for name, t in told.by_part.items()},
         told.kept,
     )

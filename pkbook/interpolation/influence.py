@@ -15,7 +15,7 @@ from pkbook.interpolation.options import DEFAULT, Options, Rule
 from pkbook.interpolation.quadrature import Query, Segment
 from pkbook.interpolation.shares import Pulls, meet
 from pkbook.interpolation.unreached import Unreached
-from pkbook.interpolation.walk import Rules, Walk, require_walk
+from pkbook.interpolation.walk import Walk, require_walk
 from pkbook.kernels.asked import Asked, Inputs, asked
 from pkbook.kernels.inputs import selection
 from pkbook.runs.optimizers import StepState, rule_of
@@ -83,7 +83,7 @@ def self_influence(
     chosen = selection(outputs, len(numbers), run.device)
     options = Options(rule, nodes, tolerance, most_pieces)
     if len(numbers) and forgets(run):
-        return OnePass(run, numbers, chosen, of, options.rules).of_all(progress)
+        return OnePass(run, numbers, chosen, of, options).of_all(progress)
     own, unreached = [], Unreached("samples")
     for start in range(0, len(numbers), chunk):
         here = slice(start, start + chunk)
@@ -113,11 +113,11 @@ class OnePass:
     a step's batch are the only queries that its batch must meet.
     """
 
-    def __init__(self, run: Recording, numbers: Tensor, chosen, of: Any, rules: Rules) -> None:
-        self.run, self.of, self.rules = run, of, rules
+    def __init__(self, run: Recording, numbers: Tensor, chosen, of: Any, options: Options) -> None:
+        self.run, self.of, self.rules = run, of, options.rules
         first = own_queries(run, numbers[:1], of)
         require_walk(run, first)
-        self.walk = Walk(run, first, None if chosen is None else chosen[:1], rules, False, ())
+        self.walk = Walk(run, first, None if chosen is None else chosen[:1], options)
         self.numbers = numbers
         self.place = torch.full((run.samples,), -1, device=run.device)
         self.place[numbers] = torch.arange(len(numbers), device=run.device)

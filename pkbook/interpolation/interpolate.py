@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from pkbook.basics.inference import outside_inference
-from pkbook.interpolation.options import DEFAULT, Options, Rule
+from pkbook.interpolation.options import DEFAULT, Options, Parts, Rule
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.unreached import Unreached
 from pkbook.interpolation.walk import Walk, require_walk
@@ -42,6 +42,7 @@ def interpolate(
     entries: Sequence[str] = DEFAULT.entries,
     statistics: bool = DEFAULT.statistics,
     by_token: bool = DEFAULT.by_token,
+    parts: Parts | None = DEFAULT.parts,
     progress: bool = False,
     layers: bool = False,
 ) -> Interpolation:
@@ -87,6 +88,9 @@ def interpolate(
         also give the contributions by token of each training sequence, ``by_token`` of the result,
         ``[N, T, m, C]``: of a loss that depends on outputs ``[n, T, ...]``, through the outputs at
         each of the :math:`T` places.  It costs :math:`T` backward passes of each batch.
+    parts
+        also give the contributions through parts of the parameters, ``by_part`` of the result: by a
+        name of yours ``{parameter: index}``, such as the rows of one attention head.
     progress
         show a bar over the steps.
     layers
@@ -109,8 +113,9 @@ def interpolate(
     arXiv 2603.13872, Theorem 2.2 and eq. (4); exact form after Bell et al. 2023.
     """
     options = Options(
-        rule, nodes, tolerance, most_pieces, by_parameter or layers, entries, statistics, by_token
-    )
+        rule, nodes, tolerance, most_pieces, by_parameter or layers, entries, statistics,
+        by_token, parts,
+    )  # fmt: skip
     x = asked(x, of)
     taken_apart = take_apart(run, x, outputs, options, progress)
     unreached = Unreached()
@@ -132,11 +137,7 @@ def take_apart(
     For those who ask part by part and number the queries of all parts together.
     """
     require_walk(run, x)
-    entries = options.entries_among(run.names)
-    chosen = selection(outputs, len(x), x.device)
-    walk = Walk(
-        run, x, chosen, options.rules, options.by_parameter, entries, options.statistics,
-        options.by_token,
-    )  # fmt: skip
+    options.entries_among(run.names)
+    walk = Walk(run, x, selection(outputs, len(x), x.device), options)
     walk.backwards(progress)
     return walk.result()

@@ -16,7 +16,7 @@ OTHERS = "other samples"
 def only_largest(told: "Interpolation", k: int) -> "Interpolation":
     """See :meth:`pkbook.Interpolation.largest`."""
     k = min(require_whole(k, "keep"), len(told.contributions))
-    if told.by_parameter or told.by_token is not None:
+    if told.by_parameter or told.by_part or told.by_token is not None:
         raise ValueError(
             "keep is for contributions alone, got some by parameter or by token; leave out keep, "
             "or by_parameter and by_token"

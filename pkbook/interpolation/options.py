@@ -1,14 +1,21 @@
 """What may be asked of :func:`pkbook.interpolate`: names, defaults and checks, in one place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import torch
 
 from pkbook.basics.checks import is_finite_number, require_choice, require_whole
-from pkbook.interpolation.walk import Rules
+from pkbook.basics.parameters import Tree
+from pkbook.interpolation.rules import Rules
 
 Rule = Literal["gauss", "riemann"]
 RULES = get_args(Rule)
+
+
+Parts = Mapping[str, Mapping[str, Any]]
+"""Parts of the parameters by a name: of each parameter that is in it, an index."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Options:
     entries: Sequence[str] = ()
     statistics: bool = False
     by_token: bool = False
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         require_choice(self.rule, "rule", RULES)
@@ -49,6 +57,29 @@ class Options:
                 f"got {self.entries!r}"
             )
         return tuple(self.entries)
+
+    def masks(self, trained: Tree) -> dict[str, Tree]:
+        """One at the entries of each part, zero elsewhere, by the part's name."""
+        return {label: _masks(label, part, trained) for label, part in (self.parts or {}).items()}
+
+
+def _masks(label: str, part: Mapping[str, Any], trained: Tree) -> Tree:
+    found: Tree = {}
+    for name, index in part.items() if isinstance(part, Mapping) else [("", None)]:
+        if name not in trained:
+            raise ValueError(
+                "parts must give, by a name of yours, {parameter: index} of trained parameters "
+                f"({', '.join(trained)}), got {part!r} for {label!r}"
+            )
+        found[name] = torch.zeros_like(trained[name])
+        try:
+            found[name][index] = 1.0
+        except (IndexError, TypeError) as error:
+            raise ValueError(
+                f"parts must give an index of {name!r}, of shape {tuple(trained[name].shape)}, got "
+                f"{index!r} for {label!r}"
+            ) from error
+    return found
 
 
 DEFAULT = Options()

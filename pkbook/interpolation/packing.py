@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pkbook.interpolation.result import Interpolation
 
 DOUBTS = ("rounding", "scales", "precision")
-DICTS = ("other", "by_parameter", "entries")
+DICTS = ("other", "by_parameter", "entries", "by_part")
 KIND = "interpolation"
 FORMAT = "1"
 

@@ -55,6 +55,8 @@ class Interpolation:
     steps gained nothing), *scales* (an optimizer with per-entry scales), *rounding*."""
     by_token: Tensor | None = None
     """Contributions by token of each sample, ``[N, T, m, C]``, where they are asked for."""
+    by_part: dict[str, Tensor] = field(default_factory=dict)
+    """With ``parts``: the contributions through each, ``{name: [N, m, C]}``."""
     kept: int | None = None
     """How many contributions to each prediction are told, where the others are one term."""
 

@@ -9,8 +9,9 @@ from pkbook.basics.checks import require_whole
 from pkbook.basics.inference import outside_inference
 from pkbook.basics.parameters import Tree
 from pkbook.interpolation.optimizer_memory import Memory
+from pkbook.interpolation.options import Options
 from pkbook.interpolation.shares import batch_gradient
-from pkbook.interpolation.walk import Rules, Walk, require_walk
+from pkbook.interpolation.walk import Walk, require_walk
 from pkbook.kernels.asked import Inputs, asked
 from pkbook.kernels.inputs import selection
 from pkbook.runs.optimizers import StepState
@@ -87,7 +88,7 @@ class _Pairs:
 
     def __init__(self, run: Recording, x: Inputs, chosen, bins: int, nodes: int) -> None:
         self.run, self.bins = run, bins
-        self.walk = Walk(run, x, chosen, Rules("gauss", nodes, None, 1), False, ())
+        self.walk = Walk(run, x, chosen, Options(nodes=nodes, tolerance=None))
         self.memories = [Memory() for _ in range(bins)]
         remainder = self.walk.remainder
         self.matrix = remainder.new_zeros(*remainder.shape, bins, bins)

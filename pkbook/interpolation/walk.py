@@ -1,7 +1,6 @@
 """A recorded run walked backwards: the query's averaged gradient meets every batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,9 @@ from pkbook.basics.checks import (
 )
 from pkbook.basics.parameters import Tree, sum_of, trainable
 from pkbook.interpolation.batches import Step, plan_of_batches, shared_plan
-from pkbook.interpolation.optimizer_memory import Memory, own_terms
-from pkbook.interpolation.quadrature import Average, Query, Segment, gauss, left_end, refined
+from pkbook.interpolation.optimizer_memory import Memory, Pull, own_terms
+from pkbook.interpolation.options import Options
+from pkbook.interpolation.quadrature import Average, Query, Segment
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.shares import Batch, Pulls, batch_gradient, meet
 from pkbook.interpolation.statistics import Statistics, Updates, watching
@@ -39,23 +39,6 @@ def require_walk(run: Recording, x: Inputs) -> None:
         require_fit(run.model, x, trainable(run.model), "x")
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How the query's gradient is averaged over a step."""
-
-    rule: str
-    nodes: int
-    tolerance: float | None
-    most_pieces: int
-
-    def average(self, segment: Segment, ends, allowed: Tensor | None) -> Average:
-        if self.rule == "riemann":
-            return left_end(segment, ends)
-        if allowed is None:
-            return gauss(segment, self.nodes, ends)
-        return refined(segment, self.nodes, ends, allowed, self.most_pieces)
-
-
 def _moved(before: StepState, after: StepState) -> bool:
     """Whether a step changed a buffer."""
     return any(not torch.equal(b, after.buffers[n]) for n, b in before.buffers.items())
@@ -67,12 +50,9 @@ NOISE = 3.0  # residuals below so many times the rounding known of earlier steps
 class Walk:
     """Walks a run backwards and collects the contributions."""
 
-    def __init__(
-        self, run: Recording, x: Inputs, chosen, rules: Rules, layers, entries, statistics=False,
-        by_token=False,
-    ) -> None:  # fmt: skip
-        self.run, self.rules, self.layers = run, rules, layers
-        self.statistics = Statistics() if statistics else None
+    def __init__(self, run: Recording, x: Inputs, chosen, options: Options) -> None:
+        self.run, self.rules, self.options = run, options.rules, options
+        self.statistics = Statistics() if options.statistics else None
         first = run.model_at(0)
         self.first_buffers = {name: b.clone() for name, b in first.named_buffers()}
         own = {name: p for name, p in trainable(first).items() if name in run.names}
@@ -90,18 +70,23 @@ class Walk:
         zero = torch.zeros_like(self.final, dtype=torch.float64)
         self.remainder = zero.clone()
         self.contributions = zero.new_zeros(run.samples, *zero.shape)
-        self.by_parameter = {n: self.contributions.clone() for n in run.names} if layers else {}
-        self.tokens = by_token
+        self.by_parameter = (
+            {n: self.contributions.clone() for n in run.names} if options.by_parameter else {}
+        )
+        self.tokens = options.by_token
         self.by_token = zero.new_zeros(run.samples, 0, *zero.shape)  # as long as the longest
-        self.entries = {n: zero.new_zeros(*zero.shape, *own[n].shape) for n in entries}
+        wanted = options.entries_among(run.names)
+        self.entries = {n: zero.new_zeros(*zero.shape, *own[n].shape) for n in wanted}
+        self.masks = options.masks({name: own[name] for name in run.names})
+        self.by_part = {label: self.contributions.clone() for label in self.masks}
         self.other: dict[str, Tensor] = {}
         self.by_step: list = [None] * len(run)
         self.pieces = torch.ones(len(run), dtype=torch.int64)
         self.noise, self.scaled = zero.clone(), False
         self.budget = None
-        if rules.tolerance is not None:
+        if self.rules.tolerance is not None:
             size = (self.final.double() - self.initial.double()).norm(dim=1, keepdim=True)
-            self.budget = (rules.tolerance * size / 3).square().expand_as(zero).clone()
+            self.budget = (self.rules.tolerance * size / 3).square().expand_as(zero).clone()
 
     def _plan_of_queries(self, first: nn.Module, x: Inputs, own: Tree) -> Plan | None:
         """How the model treats the queries; None for a single one that has no rows."""
@@ -153,7 +138,11 @@ class Walk:
             if pull is not None:
                 pulls[name] = (c, pull)
         parts = self.batches(k, before, model)
-        met = [meet(batch, pulls, self.layers, self.tokens) for batch in parts] if pulls else []
+        met = (
+            [meet(batch, pulls, self.options.by_parameter, self.tokens) for batch in parts]
+            if pulls
+            else []
+        )
         values = self._met(self._tokens_added(k, met) if self.tokens else met)
         numbers = as_tensor(self.run.store.steps[k].batch, self.run.device)
         total = sum_of(values.values()) if values else self._nothing(len(numbers))
@@ -165,6 +154,7 @@ class Walk:
         for name in self.by_parameter.keys() & values.keys():
             self.by_parameter[name].index_add_(0, numbers, values[name])
         self.by_step[k] = (numbers, total)
+        self._add_parts(numbers, parts, pulls)
         self._add_entries(parts, pulls)
 
     def _statistics(
@@ -241,6 +231,17 @@ class Walk:
         names = found[0] if found else ()
         return {n: torch.cat([f[n] for f in found], 2).permute(2, 1, 0) for n in names}
 
+    def _add_parts(self, numbers: Tensor, batches: list[Batch], pulls: Pulls) -> None:
+        """The contributions through parts of parameters: a query that sees nothing else."""
+        for label, masks in self.masks.items():
+            masked: Pulls = {}
+            for name in masks.keys() & pulls.keys():
+                c, pull = pulls[name]
+                masked[name] = c, Pull(pull.scale, pull.formed() * masks[name].flatten())
+            if masked:
+                values = self._met([meet(batch, masked) for batch in batches])
+                self.by_part[label].index_add_(0, numbers, values[""])
+
     def _add_entries(self, parts: list[Batch], pulls: Pulls) -> None:
         names = [n for n in self.entries if n in pulls]
         if not names:
@@ -277,6 +278,7 @@ class Walk:
             self.rules.tolerance,
             self._doubt(),
             self.by_token if self.tokens else None,
+            by_part=self.by_part,
         )
 
     def _doubt(self) -> str:
