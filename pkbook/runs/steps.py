@@ -64,11 +64,16 @@ class Part:
         return drawn_as(self.conditions.random, self.seed, device)
 
 
+def part_seed(seed: int, j: int) -> int:
+    """A seed for the micro-batch ``j`` of a step, by that of the step."""
+    return seed if j == 0 else zlib.crc32(f"{seed}/{j}".encode())
+
+
 def parts_of(record: StepRecord) -> list[Part]:
     """The forward passes of a step."""
     found, start = [], 0
     for j, size in enumerate(record.parts or [len(record.batch)]):
-        seed = record.seed if j == 0 else zlib.crc32(f"{record.seed}/{j}".encode())
+        seed = part_seed(record.seed, j)
         under = Conditions(**record.passes[j]) if record.passes else PLAIN
         found.append(Part(record.batch[start : start + size], seed, under))
         start += size
@@ -134,15 +139,25 @@ def gradients(
             losses = run_part(problem, part, batch, model)
             among = part.conditions.divided_by or len(parts)
             value = problem.reduced(losses, among, items, j)
-        if not torch.isfinite(value):
-            raise ValueError(
-                f"loss is {value.item()} at step {k}; the step was not made and the path up to "
-                f"step {k} is kept: lower the learning rate or look at samples {part.numbers[:8]}"
-            )
+        require_finite_loss(value, k, part)
         scale = part.conditions.scale
         (value if scale == 1.0 else value * scale).backward()
         values.append(value.detach())
     _unscale(model, parts[0].conditions.scale)
+    return sum_of(values), clipped(problem, model, optimizer, k)
+
+
+def require_finite_loss(value: Tensor, k: int, part: Part) -> None:
+    """``ValueError`` for a loss that is not finite."""
+    if not torch.isfinite(value):
+        raise ValueError(
+            f"loss is {value.item()} at step {k}; the step was not made and the path up to "
+            f"step {k} is kept: lower the learning rate or look at samples {part.numbers[:8]}"
+        )
+
+
+def clipped(problem: Problem, model: nn.Module, optimizer, k: int) -> dict[str, Number]:
+    """Check the gradients that are in place and clip them; by name what they were multiplied by."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own: Tree = {}
     for name, p in model.named_parameters():
@@ -152,7 +167,7 @@ def gradients(
             _require_dense(name, optimizer, problem)
         require_finite(p.grad, f"the gradient of {name!r} at step {k}")
         own[name] = p
-    return sum_of(values), _clip(problem, own)
+    return _clip(problem, own)
 
 
 def _unscale(model: nn.Module, scale: float) -> None:
