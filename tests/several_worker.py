@@ -199,24 +199,21 @@ def _failing(rank, folder):
     found["folder"] = said(lambda: begin("plain", folder / "failed"))
     found["arguments"] = said(lambda: begin("plain", clip_value=-1 if odd else 1))
     found["seed"] = said(lambda: begin("plain", seed=rank))
-    odd_one = begin("plain")
-    other = nn.Dropout(0.5) if odd else nn.Identity()
-    odd_one.model.register_forward_hook(lambda m, i, o: o * (1 + torch.rand(())) if odd else o)
-    del other
-    numpy_loss = said(lambda: odd_one.step([rank]))
-    found["drawn"] = numpy_loss
+    run = begin("plain")
+    run.model.register_forward_hook(lambda m, i, o: 2 * o if odd else o)
+    found["another model"] = said(lambda: run.step([rank]))
     return found
 
 
 def _refused(rank):
     """What is refused by name."""
     found = {}
-    for name, norm in (("batch", nn.BatchNorm1d), ("sync", nn.SyncBatchNorm)):
-        model = net(norm=lambda norm=norm: norm(8))
-        found[name] = said(lambda model=model: _begun(DDP(model)))
-        if name == "batch":
-            model[1].eval()
-            found["frozen"] = said(lambda model=model: _begun(DDP(model)).step([rank, 2]))
+    ddp = DDP(net(norm=lambda: nn.BatchNorm1d(8)))
+    found["batch"] = said(lambda: _begun(ddp))
+    ddp.module[1].eval()
+    found["frozen"] = said(lambda: _begun(ddp).step([rank, 2]))
+    ddp.module[1] = nn.SyncBatchNorm(8)  # which DDP itself takes on a GPU only
+    found["sync"] = said(lambda: _begun(ddp))
     hooked = DDP(net())
     hooked.register_comm_hook(None, _hook)
     found["hook"] = said(lambda: _begun(hooked))
@@ -265,7 +262,10 @@ def main(what, rank, world, store, folder):
     else:
         with begin("dropout", folder / "killed", opened=True) as run:
             go_on(run, "dropout", rank, world)
-            pk.explain(run, Q, folder=folder / "explained", chunk=1)
+            told = run.interpolate(Q)  # on each process alone
+            shared = pk.explain(run, Q, folder=folder / "explained", chunk=1)
+            assert torch.equal(shared[0].contributions, run.interpolate(Q[:1]).contributions)
+            assert float(told.completeness.max()) < 1e-3
         _trained(rank, world, folder)
         _watched(rank, world, folder)
         found = {"failed": _failing(rank, folder), "refused": _refused(rank)}
