@@ -55,13 +55,28 @@ def adam(model):
     return torch.optim.Adam(model.parameters(), 1e-2)
 
 
+def of_batch(model, batch):
+    return LOSS(model(batch[0]), batch[1])
+
+
+def each(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def count(batch):
+    return len(batch[0])
+
+
 WAYS = {
     "plain": {},
     "adam, clipped": {"optimizer": adam, "clip_norm": 0.3},
     "dropout": {"dropout": 0.4},
     "uneven": {"cut": 2},
     "accumulated": {"each": 2},
-    "sum": {"reduction": "sum", "rate": 0.05},
+    "sum": {"reduction": "sum", "loss": each, "rate": 0.05},
+    "items": {"reduction": count, "loss": each, "cut": 2},
+    "a loss of the batch": {"loss": of_batch},
+    "static graph": {"ddp": {"static_graph": True, "gradient_as_bucket_view": True}},
     "drawn": {"data": Noisy},
 }
 
@@ -75,29 +90,26 @@ def own(k, rank, world, cut=None, each=1):
     return part if each == 1 else [part[:3], part[3:]]
 
 
-def parts(way, dropout=0.0, optimizer=sgd, rate=None, data=None, wrap=lambda model: model):
+def parts(way, ddp=True):
     """Model, loss, optimizer and data of a way, as a reader's code makes them."""
-    model = net(dropout)
-    made = optimizer(model)
-    for group in made.param_groups if rate else ():
-        group["lr"] = rate
-    return wrap(model), LOSS, made, (X, Y) if data is None else data()
-
-
-def options(way):
     told = WAYS[way]
-    of_run = {name: told[name] for name in ("clip_norm", "reduction") if name in told}
-    if way == "sum":
-        of_run["loss"] = nn.CrossEntropyLoss(reduction="none")
-    made = {n: told[n] for n in ("dropout", "optimizer", "rate", "data") if n in told}
-    return made, of_run, {name: told[name] for name in ("cut", "each") if name in told}
+    model = net(told.get("dropout", 0.0))
+    optimizer = told.get("optimizer", sgd)(model)
+    for group in optimizer.param_groups if "rate" in told else ():
+        group["lr"] = told["rate"]
+    data = told["data"]() if "data" in told else (X, Y)
+    wrapped = DDP(model, **told.get("ddp", {})) if ddp else model
+    return wrapped, told.get("loss", LOSS), optimizer, data
 
 
-def begin(way, folder=None, wrap=DDP, opened=False, **more):
+def of(way, *names):
+    return {name: WAYS[way][name] for name in names if name in WAYS[way]}
+
+
+def begin(way, folder=None, ddp=True, opened=False, **more):
     """A run on this process, new or opened."""
-    made, of_run, _ = options(way)
-    model, loss, optimizer, data = parts(way, **made, wrap=wrap)
-    loss = of_run.pop("loss", loss)
+    model, loss, optimizer, data = parts(way, ddp)
+    of_run = of(way, "clip_norm", "reduction")
     if opened:
         return pk.Trajectory.open(folder, model, loss, optimizer, data, **of_run, **more)
     more = {"every": EVERY, "seed": 3} | more
@@ -106,16 +118,16 @@ def begin(way, folder=None, wrap=DDP, opened=False, **more):
 
 def go_on(run, way, rank, world, stop=STEPS):
     for k in range(len(run), stop):
-        run.step(own(k, rank, world, **options(way)[2]))
+        run.step(own(k, rank, world, **of(way, "cut", "each")))
 
 
 def loop(way, rank, world, model, optimizer, saw=lambda *a: None):
     """Somebody's loop, without us."""
-    _, of_run, cut = options(way)
-    loss = of_run.get("loss", LOSS)
+    told = WAYS[way]
+    loss = LOSS if told.get("loss") is of_batch else told.get("loss", LOSS)
     for k in range(STEPS):
         optimizer.zero_grad()
-        several = own(k, rank, world, **cut)
+        several = own(k, rank, world, **of(way, "cut", "each"))
         several = several if isinstance(several[0], list) else [several]
         for i, numbers in enumerate(several):
             with ExitStack() as stack:
@@ -123,10 +135,11 @@ def loop(way, rank, world, model, optimizer, saw=lambda *a: None):
                     stack.enter_context(model.no_sync())
                 saw(numbers)
                 value = loss(model(X[numbers]), Y[numbers])
-                value = value.sum() * world if way == "sum" else value / len(several)
-                value.backward()
-        if "clip_norm" in of_run:
-            nn.utils.clip_grad_norm_(model.parameters(), of_run["clip_norm"])
+                if "reduction" in told:
+                    value = value.sum() / (1 if way == "sum" else 4 * world) * world
+                (value / len(several)).backward()
+        if "clip_norm" in told:
+            nn.utils.clip_grad_norm_(model.parameters(), told["clip_norm"])
         optimizer.step()
 
 
@@ -143,8 +156,7 @@ def _trained(rank, world, folder):
         found |= {f"{way}/recorded/{n}": t for n, t in state(run.model).items()}
         if way in ("dropout", "drawn"):
             continue
-        made = options(way)[0]
-        model, _, optimizer, _ = parts(way, **made, wrap=DDP)
+        model, _, optimizer, _ = parts(way)
         loop(way, rank, world, model, optimizer)
         found |= {f"{way}/plain/{n}": t for n, t in state(model).items()}
     save_file(found, folder / f"{rank}.safetensors")
@@ -153,12 +165,11 @@ def _trained(rank, world, folder):
 def _watched(rank, world, folder):
     """Loops that are not ours: every process's own random numbers, and batches that are kept."""
     for way in ("dropout", "uneven"):
-        made = options(way)[0]
-        model, loss, optimizer, data = parts(way, **made, wrap=DDP)
+        model, loss, optimizer, data = parts(way)
         torch.manual_seed(100 + rank)
         with pk.record(model, optimizer, loss=loss, data=data, folder=folder / f"loop {way}") as r:
             loop(way, rank, world, model, optimizer, r.saw)
-    model, loss, optimizer, data = parts("plain", wrap=DDP)
+    model, loss, optimizer, data = parts("plain")
     with pk.record(model, optimizer, loss=loss, data=data, folder=folder / "loop kept") as run:
         for k in range(6):
             numbers = own(k, rank, world)
@@ -172,7 +183,7 @@ def _watched(rank, world, folder):
 def said(function):
     try:
         function()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
 
@@ -193,6 +204,8 @@ def _failing(rank, folder):
         found["rate"] = said(lambda: run.step([3, 4]))
         run.optimizer.param_groups[0]["lr"] = 0.1
         found["parts"] = said(lambda: run.step([[3], [4]] if odd else [3, 4]))
+        with mock.patch.object(torch.optim.SGD, "step", _interrupted(torch.optim.SGD.step)):
+            found["interrupted"] = said(lambda: run.step([5 + rank, 1]))
         run.step([2 + rank, 4])
         found["steps"] = len(run)
         found["verified"] = run.verify()
@@ -202,6 +215,34 @@ def _failing(rank, folder):
     run = begin("plain")
     run.model.register_forward_hook(lambda m, i, o: 2 * o if odd else o)
     found["another model"] = said(lambda: run.step([rank]))
+    return found
+
+
+def _interrupted(step):
+    """Ctrl-C at the first call."""
+    calls = []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    return interrupted
+
+
+def _untold(rank):
+    """Loops that nobody tells enough."""
+    model, loss, optimizer, data = parts("plain")
+    found = {}
+    for name in ("kept", "untold"):
+        with pk.record(model, optimizer, loss=loss, data=data) as run:
+            if name == "kept":
+                run.saw([rank], (X[[rank]], Y[[rank]]))
+            elif rank == 0:
+                run.saw([rank])
+            loss(model(X[[rank]]), Y[[rank]]).backward()
+            found[name] = said(optimizer.step)
     return found
 
 
@@ -252,6 +293,8 @@ def main(what, rank, world, store, folder):
     if what == "killed":
         run = begin("dropout", folder / "killed")
         go_on(run, "dropout", rank, world, stop=8)
+        if rank == 0:  # the other is gone without a word
+            (folder / "lost.json").write_text(json.dumps(said(lambda: run.step([0]))))
         os._exit(0)
     if what == "three":
         with warnings.catch_warnings(record=True) as told:
@@ -268,7 +311,7 @@ def main(what, rank, world, store, folder):
             assert float(told.completeness.max()) < 1e-3
         _trained(rank, world, folder)
         _watched(rank, world, folder)
-        found = {"failed": _failing(rank, folder), "refused": _refused(rank)}
+        found = {"failed": _failing(rank, folder), "refused": _refused(rank) | _untold(rank)}
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
