@@ -24,7 +24,8 @@ class Trajectory(Recording):
     ----------
     model
         any ``nn.Module`` returning ``[n]``, ``[n, C]``, ``[n, T, V]``, or a dictionary with such a
-        tensor, named ``logits`` or the only one.
+        tensor, named ``logits`` or the only one; or ``DistributedDataParallel`` of it, on each of
+        the processes that train it (see Notes).
     loss
         for data that are pairs ``(x, y)``, a function of outputs and targets, such as those of
         :mod:`pkbook.losses` or ``torch.nn.CrossEntropyLoss()``.  For any data, a function
@@ -47,7 +48,8 @@ class Trajectory(Recording):
         then follows the sum over all items divided by their number.  With it, a loss of one number
         must be the mean over the items of its batch, and one of ``[n]`` sums over each sample's.
     folder
-        where to keep the run; default in memory.
+        where to keep the run; default in memory.  Where several processes train, one that all of
+        them see; the first writes it.
     every
         steps from one checkpoint to the next.  A replay holds that many parameter states at
         once, so about :math:`\sqrt K` is best for a run of :math:`K` steps.
@@ -77,6 +79,17 @@ class Trajectory(Recording):
     Layers that use batch statistics (BatchNorm in train mode) are recorded and explained: a
     sample's contribution is then that of its own loss, with its effect through the statistics; the
     running statistics, which the query sees, belong to no sample and are reported by themselves.
+
+    Several processes: with ``DistributedDataParallel`` every process makes the run with the same
+    arguments and calls :meth:`step` with samples of its own.  The step follows what the processes
+    share, the mean of their gradients (with ``reduction="sum"`` the sum over all samples, with a
+    function the sum over all items by their number), and its record holds the samples of all as
+    micro-batches, process by process.  So the folder is opened with the plain model in one process
+    as well.  The replay of two processes, one micro-batch each, is bit for bit; otherwise the sum
+    is taken in another order, and the replay's distance is measured, as on another machine.  What
+    fails on one process is an error on all: its own there, ``pkbook.RankError`` on the others.
+    BatchNorm in train mode, communication hooks and parameters that are split among the processes
+    (FSDP, ``DTensor``) are refused.
 
     Examples
     --------
@@ -123,6 +136,9 @@ def record(
     ----------
     model, optimizer
         those of the loop.  What Accelerate or Lightning put around an optimizer is taken off.
+        With ``DistributedDataParallel`` each process records its own loop and tells its own
+        samples; the record is that of all, as for :class:`Trajectory`.  Batches that are given to
+        :meth:`Trajectory.saw` need a ``folder`` then.
     loss
         the loss that the loop follows, of ``(outputs, targets)`` or of ``(model, batch)``, as for
         :class:`Trajectory`; a step made with it must come to the same parameters bit for bit.
