@@ -164,7 +164,7 @@ def _trained(rank, world, folder):
 
 def _watched(rank, world, folder):
     """Loops that are not ours: every process's own random numbers, and batches that are kept."""
-    for way in ("dropout", "uneven"):
+    for way in ("dropout", "uneven", "accumulated"):
         model, loss, optimizer, data = parts(way)
         torch.manual_seed(100 + rank)
         with pk.record(model, optimizer, loss=loss, data=data, folder=folder / f"loop {way}") as r:

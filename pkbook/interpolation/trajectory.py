@@ -85,9 +85,9 @@ class Trajectory(Recording):
     share, the mean of their gradients (with ``reduction="sum"`` the sum over all samples, with a
     function the sum over all items by their number), and its record holds the samples of all as
     micro-batches, process by process.  So the folder is opened with the plain model in one process
-    as well.  The replay of two processes, one micro-batch each, is bit for bit; otherwise the sum
-    is taken in another order, and the replay's distance is measured, as on another machine.  What
-    fails on one process is an error on all: its own there, ``pkbook.RankError`` on the others.
+    as well.  The replay of two processes is bit for bit; with more the sum is taken in another
+    order, and the replay's distance is measured, as on another machine.  What fails on one process
+    is an error on all: its own there, ``pkbook.RankError`` on the others.
     BatchNorm in train mode, communication hooks and parameters that are split among the processes
     (FSDP, ``DTensor``) are refused.
 

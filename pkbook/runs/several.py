@@ -6,9 +6,9 @@ micro-batches: its record holds the samples of all, process by process, and is m
 ``torch.distributed``, wherever the run is opened.  Each process draws its random numbers from the
 seed of its own micro-batch, as the replay does.
 
-With two processes and one micro-batch each a replay adds the same numbers, so it is the same bit
-for bit.  Otherwise the sum over processes is taken in another order, and the replay's distance is
-measured, as that of a run from another machine.
+With two processes a replay adds the same numbers, so it is the same bit for bit.  With more the sum
+over processes is taken in another order, and the replay's distance is measured, as that of a run
+from another machine.
 """
 
 import json
@@ -163,7 +163,10 @@ class Several:
                     )
         parts = [torch.tensor(numbers) for t in told for numbers in t["numbers"]]
         record = run.record_of(parts, first["train mode"], passes or [])
-        if len(parts) <= 2 or self.size == 1:
+        if self.size == 1:
+            return record
+        record = replace(record, processes=self.size)
+        if self.size == 2:
             return record
         run.elsewhere["processes"] = (self.size, 1)
         return replace(record, place=environment(run.device) | {"processes": self.size})

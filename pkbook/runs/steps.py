@@ -134,6 +134,8 @@ def gradients(
     batches = batches_of(problem, record) if batches is None else batches
     items = problem.items(batches)
     values = []
+    others: Tree = {}
+    own = len(parts) // max(record.processes, 1)
     for j, (part, batch) in enumerate(zip(parts, batches, strict=True)):
         with torch.enable_grad():  # also where the reader's code has switched gradients off
             losses = run_part(problem, part, batch, model)
@@ -143,8 +145,20 @@ def gradients(
         scale = part.conditions.scale
         (value if scale == 1.0 else value * scale).backward()
         values.append(value.detach())
+        if record.processes and (j + 1) % own == 0:
+            _add_to(others, model)
+    for name, p in model.named_parameters() if others else ():
+        p.grad = others.get(name)
     _unscale(model, parts[0].conditions.scale)
     return sum_of(values), clipped(problem, model, optimizer, k)
+
+
+def _add_to(others: Tree, model: nn.Module) -> None:
+    """Add the gradients of one process to those of the others, as all of them are added up."""
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            others[name] = others[name] + p.grad if name in others else p.grad
+            p.grad = None
 
 
 def require_finite_loss(value: Tensor, k: int, part: Part) -> None:
