@@ -28,10 +28,7 @@ class OneWriter:
 
     def __init__(self, store: Store, processes: Processes) -> None:
         self.store, self.processes = store, processes
-
-    @property
-    def steps(self) -> list[StepRecord]:
-        return self.store.steps
+        self.steps = store.steps  # the same list
 
     def append(self, record: StepRecord) -> None:
         first = self.processes.index == 0

@@ -207,6 +207,10 @@ class Recording:
 
     problem: Problem
     """What each step descends."""
+    every: int
+    """Steps from one checkpoint to the next."""
+    seed: int
+    """From it each step draws its own."""
     several: Several | None = None
     """The processes that train the model, where it is ``DistributedDataParallel``."""
     loop: Loop | None = None
