@@ -51,7 +51,7 @@ def started(what, world, folder):
         )
         for rank in range(world)
     ]
-    ended = [process.communicate(timeout=180)[1] for process in ranks]
+    ended = [process.communicate(timeout=300)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0] * world, "\n".join(ended)
     told = [folder / f"{rank}.json" for rank in range(world)]
     return [json.loads(path.read_text()) for path in told if path.exists()]
@@ -245,7 +245,7 @@ def test_as_a_user_starts_it(tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     done = subprocess.run(
         [sys.executable, *launch], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True,
-        timeout=180,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     x = torch.linspace(-1, 1, 8)[:, None]

@@ -73,9 +73,8 @@ class Several:
 
         def prepare() -> dict:
             self.require_exact()
+            parts = self._own(run, [n.tolist() for n in run.numbers_of(batch)])
             own.append(run.begin_step())
-            numbers = run.numbers_of(batch)
-            parts = self._own(run, [n.tolist() for n in numbers])
             batches, contents = self._fetched(run, parts)
             own.extend((parts, batches))
             told = self._told(run, parts, [name for name, m in _training(run.model)])
