@@ -236,7 +236,7 @@ def test_under_inference_mode_a_run_is_recorded_as_elsewhere(tmp_path):
     assert not any(t.is_inference() for t in state(run)[0].values())
 
 
-def test_a_model_of_several_processes_is_refused(tmp_path):
+def test_a_model_of_several_processes_is_refused_in_part(tmp_path):
     from torch.nn.parallel import DistributedDataParallel
 
     torch.distributed.init_process_group(
@@ -244,8 +244,11 @@ def test_a_model_of_several_processes_is_refused(tmp_path):
     )
     try:
         model = DistributedDataParallel(net())
-        with pytest.raises(TypeError, match=r"got a DistributedDataParallel.*ddp\.module"):
-            begun(model)
-        begun(model.module).step([0, 1])
+        with pytest.raises(TypeError, match="layer '0' is a DistributedDataParallel; wrap the wh"):
+            begun(torch.nn.Sequential(model))
+        run = begun(model)  # of one process: as without it
+        assert run.model is model.module
+        run.step([0, 1])
+        assert run.verify() == 0
     finally:
         torch.distributed.destroy_process_group()

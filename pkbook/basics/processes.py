@@ -108,6 +108,10 @@ class Processes:
                 raise RankError(f"rank {rank} failed while {what}, so no rank has a result: {text}")
         return values[0]
 
+    def collect(self, what: str, function: Callable[[], str]) -> list[str]:
+        """What ``function`` gives on each rank; where it fails on one, every rank raises."""
+        return self.share(self.together(what, function), what)
+
     def agree(self, facts: dict[str, str]) -> None:
         """``ValueError`` on every rank, naming the first fact that is not the same on all."""
         told = self.share(json.dumps(facts), "comparing the arguments")

@@ -28,16 +28,34 @@ def trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[st
     return found
 
 
+_SHARED = {
+    "DistributedDataParallel": "wrap the whole model, DistributedDataParallel(model)",
+    "FullyShardedDataParallel": "write DistributedDataParallel(model) instead",
+    "FSDPModule": "write DistributedDataParallel(model) instead of fully_shard(model)",
+    "DataParallel": "give the module it wraps, model.module, or write DistributedDataParallel",
+}
+"""What shares the work of a model among processes or devices, and what to write instead."""
+
+
 def require_alone(model: nn.Module) -> nn.Module:
-    """Refuse a model that shares its gradients with other processes."""
+    """Refuse a network of which this process has a part only, or only in a part.
+
+    ``DistributedDataParallel`` around all of it is not asked here: it has the whole network.
+    """
     for name, module in model.named_modules():
-        kinds = {kind.__name__ for kind in type(module).__mro__}
-        if kinds & {"DistributedDataParallel", "FullyShardedDataParallel"}:
-            where = f"layer {name!r} is" if name else "got"
+        for kind in type(module).__mro__:
+            if kind.__name__ in _SHARED:
+                where = f"layer {name!r} is" if name else "got"
+                raise TypeError(
+                    f"model must be the network itself or DistributedDataParallel of it, {where} "
+                    f"a {kind.__name__}; {_SHARED[kind.__name__]}"
+                )
+    for name, p in model.named_parameters():
+        if type(p).__name__ == "DTensor" or type(p.data).__name__ == "DTensor":
             raise TypeError(
-                f"model must be the network itself, {where} a {type(module).__name__}, whose "
-                "gradients come from other processes as well; give the module it wraps, "
-                "ddp.module, and record full batches in one process"
+                f"parameter {name!r} must be whole on each process, got a DTensor, of which each "
+                "has a part; write DistributedDataParallel(model) instead of parallelize_module or "
+                "fully_shard"
             )
     return model
 

@@ -22,8 +22,9 @@ def environment(device: torch.device) -> dict:
 
 def differing(place: dict, device: torch.device) -> dict[str, tuple]:
     """What a place that steps were made in has otherwise than this one: there, and here."""
-    here = environment(device) if place else {}
-    return {k: (place.get(k), v) for k, v in here.items() if place.get(k) != v}
+    here = environment(device) | {"processes": 1} if place else {}
+    there = {"processes": 1} | place
+    return {k: (there.get(k), v) for k, v in here.items() if there.get(k) != v}
 
 
 def require_same_run(folder: str | Path, there: dict, here: dict) -> None:

@@ -136,15 +136,22 @@ class Loop:
                 "optimizer.step must be called without a closure, which calls the loss again in "
                 "the middle of the step"
             )
+        if self.run.several is not None:
+            self.run.several.keep_step(self.run, self._seen)
+            return
+        parts, training, conditions, given = self._seen()
+        self.run.keep_step(self.run.record_of(parts, training, conditions), given)
+
+    def _seen(self) -> tuple[list[Tensor], list[str], list[Conditions], list[Any]]:
+        """Of the step made now: numbers, train mode, conditions, and batches that were given."""
         k = len(self.run)
         self._require_told(k)
         for name, p in self.run.model.named_parameters():
             if p.grad is not None:
                 require_finite(p.grad, f"the gradient of {name!r} at step {k}")
         told = list(self.told)
-        parts = [seen.numbers for seen in told]
-        record = self.run.record_of(parts, self.passes[0].training, self._conditions(told))
-        self.run.keep_step(record, [seen.batch for seen in told])
+        numbers, given = [seen.numbers for seen in told], [seen.batch for seen in told]
+        return numbers, self.passes[0].training, self._conditions(told), given
 
     def _require_told(self, k: int) -> None:
         if not self.told:

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pkbook.basics.checks import require_module, require_whole
 from pkbook.basics.inference import outside_inference
 from pkbook.basics.parameters import Tree
+from pkbook.basics.processes import Processes
 from pkbook.basics.version import __version__
 from pkbook.runs import environment, spacing
 from pkbook.runs.batches import as_numbers, batches, micro_batches, sample_numbers
@@ -37,6 +39,7 @@ from pkbook.runs.faults import Watch
 from pkbook.runs.kept_batches import Kept, plain_source
 from pkbook.runs.loader import load
 from pkbook.runs.loops import Loop, Watched
+from pkbook.runs.one_writer import new_store, opened_store
 from pkbook.runs.optimizers import (
     apply_settings,
     memory_key,
@@ -44,15 +47,17 @@ from pkbook.runs.optimizers import (
     settings_of,
 )
 from pkbook.runs.problem import Loss, Problem, Reduction, is_pair
-from pkbook.runs.records import MemoryStore, StepRecord, Store
+from pkbook.runs.records import StepRecord, Store
 from pkbook.runs.replay import Replay, Replayed
 from pkbook.runs.schedules import advance, follow, require_schedule
 from pkbook.runs.setting import problem_of
-from pkbook.runs.snapshot import snapshot
+from pkbook.runs.several import Several, require_fitting, several_of
+from pkbook.runs.snapshot import put_back, snapshot
 from pkbook.runs.sources import Collate, Samples, Tensors
 from pkbook.runs.steps import buffers_of, fetched, gradients, parts_of, put_buffers, step_seed
-from pkbook.runs.storage import FolderStore
 from pkbook.runs.summary import of_run
+
+T = TypeVar("T")
 
 __all__ = ["Recording", "Replayed", "batches"]
 
@@ -90,15 +95,21 @@ class Recording:
         background: bool = False,
     ) -> None:
         spacing.require_background(background, folder)
-        self._bind(model, optimizer, scheduler)
-        self.problem = problem_of(model, loss, data, collate, reduction, clip_norm, clip_value)
-        self.every = spacing.require_every(every)
-        self._watch = Watch(spacing.watched_every(self.every), check)
-        self._seed = require_whole(seed, "seed", least=0)
+        self.several = several_of(model)
         self.elsewhere: dict[str, tuple] = {}
-        self.store: Store = MemoryStore()
-        if folder is not None:
-            self.store = FolderStore.create(folder, self._manifest(), background=background)
+        problem = (loss, data, collate, reduction, clip_norm, clip_value)
+
+        def set_up() -> None:
+            self._bind(model, optimizer, scheduler)
+            self.problem = problem_of(self.model, *problem)
+            self.every = spacing.require_every(every)
+            self.seed = require_whole(seed, "seed", least=0)
+
+        self._together("checking its arguments", set_up)
+        if self.several is not None:
+            self.several.agree(self)
+        self._watch = Watch(spacing.watched_every(self.every), check)
+        self.store: Store = new_store(folder, self._manifest(), self._processes, background)
         try:
             self.store.save(0, snapshot(self.model, self.optimizer))
         except BaseException:
@@ -137,24 +148,45 @@ class Recording:
         """
         spacing.require_background(background, folder)
         run = cls.__new__(cls)
-        run._bind(model, optimizer, scheduler)
-        run.problem = problem_of(model, loss, data, collate, reduction, clip_norm, clip_value)
-        run.store, manifest = FolderStore.open(folder, read_only=read_only, background=background)
+        run.several = several_of(model)
+        problem = (loss, data, collate, reduction, clip_norm, clip_value)
+
+        def set_up() -> None:
+            run._bind(model, optimizer, scheduler)
+            run.problem = problem_of(run.model, *problem)
+
+        run._together("checking its arguments", set_up)
+        run.store, manifest = opened_store(folder, run._processes, read_only, background)
         try:
-            run.every, run._seed = spacing.require_every(manifest["every"]), manifest["seed"]
+            run.every, run.seed = spacing.require_every(manifest["every"]), manifest["seed"]
             run._watch = Watch(spacing.watched_every(run.every), check)
-            environment.require_same_run(folder, manifest, run._manifest())
-            environment.require_steps_in_order(folder, run.store.steps, run._seed)
-            run.elsewhere = run._places(manifest)
-            if any(record.passes for record in run.store.steps):
-                run._keep_batches(folder)
-            run._rewind(opened=True)
-            if scheduler is not None:
-                follow(scheduler, optimizer, [record.settings for record in run.store.steps])
+            run._together("opening the run", lambda: run._go_to_end(folder, manifest))
+            if run.several is not None:
+                run.several.agree(run)
         except BaseException:
             run.close()
             raise
         return run
+
+    def _go_to_end(self, folder: str | Path, manifest: dict) -> None:
+        """Compare a run with its folder and bring it to its last step."""
+        steps = self.store.steps
+        environment.require_same_run(folder, manifest, self._manifest())
+        environment.require_steps_in_order(folder, steps, self.seed)
+        self.elsewhere = self._places(manifest)
+        if any(record.passes for record in steps):
+            self._keep_batches(folder)
+        self._rewind(opened=True)
+        if self.scheduler is not None:
+            follow(self.scheduler, self.optimizer, [record.settings for record in steps])
+
+    @property
+    def _processes(self) -> Processes | None:
+        return None if self.several is None else self.several.processes
+
+    def _together(self, what: str, function: Callable[[], T]) -> T:
+        """What may fail on one of several processes: then all raise."""
+        return function() if self.several is None else self.several.together(what, function)
 
     def _keep_batches(self, folder: str | Path | None) -> None:
         where = None if folder is None else Path(folder)
@@ -168,22 +200,36 @@ class Recording:
 
     def _bind(self, model, optimizer, scheduler) -> None:
         """Check the moving parts of a run and keep them."""
-        require_moved_by_steps(require_alone(require_module(model)))
+        whole = require_module(model)
+        model = whole if self.several is None else self.several.ddp.module
+        require_moved_by_steps(require_alone(model))
         require_linear(optimizer)
         settings_of(optimizer)  # refuses an option that no record can hold
         self.scheduler = require_schedule(scheduler, optimizer)
         self.names = trained_names(model, optimizer)
+        if self.several is not None:
+            require_fitting(self.several.ddp, self.names)
+            self.several.require_exact()
         self._model, self._optimizer = model, optimizer
         self._layout = layout(model, optimizer)
 
     problem: Problem
     """What each step descends."""
+    every: int | str
+    """Steps from one checkpoint to the next, or how they are spaced."""
+    seed: int
+    """From it each step draws its own."""
+    several: Several | None = None
+    """The processes that train the model, where it is ``DistributedDataParallel``."""
     loop: Loop | None = None
     """The loop that is watched, if it is not this class that makes the steps."""
 
     @property
     def model(self) -> nn.Module:
-        """The reader's model; a run is that of one model, so it cannot be exchanged."""
+        """The reader's model; a run is that of one model, so it cannot be exchanged.
+
+        Of ``DistributedDataParallel`` it is the network within, ``ddp.module``.
+        """
         return self._model
 
     @property
@@ -257,20 +303,33 @@ class Recording:
     def step(self, batch: Tensor | Sequence[int] | Sequence[Tensor]) -> Tensor:
         """Make and record one optimizer step on the samples ``batch`` (indices into the data).
 
-        A list of batches accumulates: the step follows the mean of their gradients.  Returns the
-        batch loss before the step.  ``ValueError`` for indices out of range, for a loss or
-        gradient that is not finite, and where parameters were added, exchanged or frozen: the step
-        is then not made, the path so far is kept.  ``StorageError`` where the folder cannot be
-        written.  ``ReplayError`` for a step that was made and cannot be made again, see ``check``.
+        A list of batches accumulates: the step follows the mean of their gradients.  Where several
+        processes train, each gives samples of its own, and the step is that of all of them.
+        Returns the batch loss before the step.  ``ValueError`` for indices out of range, for a loss
+        or gradient that is not finite, and where parameters were added, exchanged or frozen: the
+        step is then not made, the path so far is kept.  ``StorageError`` where the folder cannot be
+        written, ``RankError`` where another process failed.  ``ReplayError`` for a step that was
+        made and cannot be made again, see ``check``.
         """
-        parts = self._micro_batches(batch)
+        ours = self._begun if self.several is None else partial(self.several.step, self)
+        record, descend, made = ours(batch)
+        value = self._make(record, descend)
+        made()
+        return value
+
+    def _begun(self, batch: Any) -> tuple[StepRecord, Callable[[], Tensor], Callable]:
+        """The next step: its record, what puts its gradients in place, what is done after it."""
+        parts, k = self.numbers_of(batch), len(self)
         training = [name for name, m in self.model.named_modules() if m.training]
         made = self.begin_step()
         record = self.record_of(parts, training)
         batches, contents = fetched(self.problem, record)
-        value = self._make(replace(record, contents=contents), batches)
-        made()
-        return value
+        record = replace(record, contents=contents)
+
+        def descend() -> Tensor:
+            return gradients(self.problem, record, self.model, self.optimizer, k, batches)[0]
+
+        return record, descend, made
 
     def loader(self, order: Iterable[Any], *, num_workers: int = 0) -> Iterator[Tensor]:
         """The batches of ``order``, put together ahead of their steps by workers.
@@ -286,16 +345,12 @@ class Recording:
             raise TypeError("loader is for data that are a Dataset; tensors need no loading")
         return load(self, order, source, num_workers)
 
-    @property
-    def seed(self) -> int:
-        """The seed that the seeds of all steps are drawn from."""
-        return self._seed
-
     def begin_step(self) -> Callable[[], None]:
         """Look at the run before its next step; what is returned is to be called after it."""
         k = len(self)
         require_same_layout(self._layout, layout(self.model, self.optimizer), k)
-        return self._watch.begin(k, self.replay, self.model, self.optimizer)
+        made = self._watch.begin(k, self.replay, self.model, self.optimizer)
+        return partial(self._together, f"looking at step {k}", made)
 
     def record_of(
         self, parts: list[Tensor], training: list[str], passes: Sequence[Conditions] = ()
@@ -303,7 +358,7 @@ class Recording:
         """The record of the next step, still without its loss and its samples' checksums."""
         return StepRecord(
             batch=as_numbers(parts),
-            seed=step_seed(self._seed, len(self)),
+            seed=step_seed(self.seed, len(self)),
             settings=settings_of(self.optimizer),
             training=training,
             loss=0.0,
@@ -319,7 +374,7 @@ class Recording:
             if batch is None:
                 contents += self.problem.source.fetch(part.numbers, part.drawn_seed)[1]
             else:
-                self._kept.keep(part.drawn_seed, batch)
+                self.kept.keep(part.drawn_seed, batch)
         self.store.append(replace(record, loss=math.nan, contents=contents))
 
     def end_step(self) -> None:
@@ -329,7 +384,7 @@ class Recording:
             self.store.save(len(self), tensors, spacing.keeper(self.every, len(self)))
 
     @property
-    def _kept(self) -> Kept:
+    def kept(self) -> Kept:
         """Where batches are kept that a loop gave."""
         source = self.problem.source
         if not isinstance(source, Kept):
@@ -373,18 +428,19 @@ class Recording:
             )
         return self.loop
 
-    def _micro_batches(self, batch: Any) -> list[Tensor]:
+    def numbers_of(self, batch: Any) -> list[Tensor]:
+        """The sample numbers of each micro-batch of a step."""
         source = plain_source(self.problem.source)
         x = source.value[0] if isinstance(source, Tensors) and is_pair(source.value) else None
         whole = isinstance(x, Tensor) and x.ndim == 1 and not x.is_floating_point()
         return micro_batches(batch, self.samples, numbers_too=whole)
 
-    def _make(self, record: StepRecord, batches: list[Any]) -> Tensor:
+    def _make(self, record: StepRecord, descend: Callable[[], Tensor]) -> Tensor:
         """Make the step of a record and keep it; or neither of both."""
         k = len(self)
         buffers = buffers_of(self.model)
         try:
-            value, _ = gradients(self.problem, record, self.model, self.optimizer, k, batches)
+            value = descend()
             self.store.append(replace(record, loss=value.item()))
             self.optimizer.step()
         except BaseException:
@@ -459,10 +515,16 @@ class Recording:
         """Bring the reader's model and optimizer to the last recorded step."""
         modes = {module: module.training for module in self.model.modules()}
         settings = settings_of(self.optimizer)
+        # A backward pass of what other processes share may wait for them: a copy has none.
+        shared = self.several is not None
+        own = self.model, self.optimizer
+        model, optimizer = copied(*own) if shared else own
         if opened:
-            self.replay.bring_to_end(self.model, self.optimizer)
+            self.replay.bring_to_end(model, optimizer)
         else:
-            self.replay.bring_to(len(self), self.model, self.optimizer)
+            self.replay.bring_to(len(self), model, optimizer)
+        if shared:
+            put_back(snapshot(model, optimizer), self.model, self.optimizer)
         apply_settings(self.optimizer, settings)
         for module, mode in modes.items():
             module.training = mode
@@ -490,5 +552,5 @@ class Recording:
             "trained": self.names,
             "groups": [len(group["params"]) for group in self.optimizer.param_groups],
             "every": self.every,
-            "seed": self._seed,
+            "seed": self.seed,
         }

@@ -7,7 +7,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-LATER = ("contents", "passes")
+LATER = ("contents", "passes", "processes")
 """Fields that came later: left out where they say nothing, as in the folders from before."""
 
 Keep = Callable[[int], bool]
@@ -34,6 +34,8 @@ class StepRecord:
     """A checksum of each sample, where the data set may draw it at random."""
     passes: list[dict] = field(default_factory=list)
     """The conditions of each forward pass, of a loop that is not ours."""
+    processes: int = 0
+    """How many processes made the step, with as many micro-batches each; 0 for one."""
 
     def as_json(self) -> dict:
         """Plain numbers; a range is its two ends, under a name of its own."""

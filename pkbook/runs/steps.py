@@ -64,11 +64,16 @@ class Part:
         return drawn_as(self.conditions.random, self.seed, device)
 
 
+def part_seed(seed: int, j: int) -> int:
+    """A seed for the micro-batch ``j`` of a step, by that of the step."""
+    return seed if j == 0 else zlib.crc32(f"{seed}/{j}".encode())
+
+
 def parts_of(record: StepRecord) -> list[Part]:
     """The forward passes of a step."""
     found, start = [], 0
     for j, size in enumerate(record.parts or [len(record.batch)]):
-        seed = record.seed if j == 0 else zlib.crc32(f"{record.seed}/{j}".encode())
+        seed = part_seed(record.seed, j)
         under = Conditions(**record.passes[j]) if record.passes else PLAIN
         found.append(Part(record.batch[start : start + size], seed, under))
         start += size
@@ -129,25 +134,54 @@ def gradients(
     batches = batches_of(problem, record) if batches is None else batches
     items = problem.items(batches)
     values = []
+    others: Tree = {}
+    own = len(parts) // max(record.processes, 1)
     for j, (part, batch) in enumerate(zip(parts, batches, strict=True)):
         with torch.enable_grad():  # also where the reader's code has switched gradients off
             losses = run_part(problem, part, batch, model)
             among = part.conditions.divided_by or len(parts)
             value = problem.reduced(losses, among, items, j)
-        if not torch.isfinite(value):
-            raise ValueError(
-                f"loss is {value.item()} at step {k}; the step was not made and the path up to "
-                f"step {k} is kept: lower the learning rate or look at samples {part.numbers[:8]}"
-            )
-        if not value.requires_grad:
-            raise ValueError(
-                f"the loss of step {k} must depend on the model's parameters, got a number without "
-                "a gradient; look for detach(), no_grad() or whole numbers in forward and loss"
-            )
+        require_finite_loss(value, k, part)
+        require_gradient(value, k)
         scale = part.conditions.scale
         (value if scale == 1.0 else value * scale).backward()
         values.append(value.detach())
+        if record.processes and (j + 1) % own == 0:
+            _add_to(others, model)
+    for name, p in model.named_parameters() if others else ():
+        p.grad = others.get(name)
     _unscale(model, parts[0].conditions.scale)
+    return sum_of(values), clipped(problem, model, optimizer, k)
+
+
+def _add_to(others: Tree, model: nn.Module) -> None:
+    """Add the gradients of one process to those of the others, as all of them are added up."""
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            others[name] = others[name] + p.grad if name in others else p.grad
+            p.grad = None
+
+
+def require_finite_loss(value: Tensor, k: int, part: Part) -> None:
+    """``ValueError`` for a loss that is not finite."""
+    if not torch.isfinite(value):
+        raise ValueError(
+            f"loss is {value.item()} at step {k}; the step was not made and the path up to "
+            f"step {k} is kept: lower the learning rate or look at samples {part.numbers[:8]}"
+        )
+
+
+def require_gradient(value: Tensor, k: int) -> None:
+    """``ValueError`` for a loss that no parameter has a hand in."""
+    if not value.requires_grad:
+        raise ValueError(
+            f"the loss of step {k} must depend on the model's parameters, got a number without "
+            "a gradient; look for detach(), no_grad() or whole numbers in forward and loss"
+        )
+
+
+def clipped(problem: Problem, model: nn.Module, optimizer, k: int) -> dict[str, Number]:
+    """Check the gradients that are in place and clip them; by name what they were multiplied by."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own: Tree = {}
     for name, p in model.named_parameters():
@@ -157,7 +191,7 @@ def gradients(
             _require_dense(name, optimizer, problem)
         require_finite(p.grad, f"the gradient of {name!r} at step {k}")
         own[name] = p
-    return sum_of(values), _clip(problem, own)
+    return _clip(problem, own)
 
 
 def _unscale(model: nn.Module, scale: float) -> None:
