@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from pkbook.runs.snapshot import ReplayError
+
 
 def require_numbers(dataset: Any, what: str) -> Any:
     """A data set whose samples have numbers."""
@@ -54,8 +56,6 @@ class Numbering:
 
 def require_all_seen(recorded: int, made: int, how: str) -> None:
     """``ReplayError`` where a trainer made steps that were not seen."""
-    from pkbook.runs.snapshot import ReplayError
-
     if recorded != made:
         raise ReplayError(
             f"the trainer made {made} steps, of which {recorded} were seen, so the run cannot be "
