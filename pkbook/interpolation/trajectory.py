@@ -9,7 +9,7 @@ from torch import nn
 
 from pkbook.interpolation.interpolate import interpolate as _interpolate
 from pkbook.interpolation.path_kernel import path_kernel as _path_kernel
-from pkbook.runs.loops import unwrapped
+from pkbook.runs.loops import division_of, uncompiled, unwrapped
 from pkbook.runs.problem import Loss, Reduction
 from pkbook.runs.recording import Recording, batches
 from pkbook.runs.sources import Collate
@@ -122,7 +122,9 @@ def record(
     Parameters
     ----------
     model, optimizer
-        those of the loop.  What Accelerate or Lightning put around an optimizer is taken off.
+        those of the loop.  What Accelerate put around an optimizer is taken off, and its division
+        of accumulated losses and its loss scale are known from it; a compiled model is replayed
+        uncompiled, where that gives the same bits.
     loss
         the loss that the loop follows, of ``(outputs, targets)`` or of ``(model, batch)``, as for
         :class:`Trajectory`; a step made with it must come to the same parameters bit for bit.
@@ -166,7 +168,7 @@ def record(
     True
     """
     run = Trajectory(
-        model,
+        uncompiled(model),
         loss,
         unwrapped(optimizer),
         data,
@@ -178,7 +180,10 @@ def record(
         clip_value=clip_value,
         check=check,
     )
-    loop = run.follow_loop(folder, scaler)
+    if scaler is None:
+        scaler = getattr(optimizer, "scaler", None)
+    divided_by = division_of(optimizer)
+    loop = run.follow_loop(folder, scaler, divided_by=divided_by, called=model)
     try:
         yield run
     finally:

@@ -30,6 +30,22 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+def uncompiled(model: Any) -> Any:
+    """The module in what ``torch.compile`` put around it."""
+    return getattr(model, "_orig_mod", model)
+
+
+def division_of(optimizer: Any) -> Callable[[], float] | None:
+    """What ``Accelerator.backward`` divides each loss by; 0 where it does not accumulate.
+
+    A short last step is divided by the same number.
+    """
+    state = getattr(optimizer, "gradient_state", None)
+    if state is None:
+        return None
+    return lambda: float(state.num_steps) if state.num_steps > 1 else 0.0
+
+
 @dataclass
 class Seen:
     """Samples that a pass was, or will be, made of."""
@@ -64,18 +80,22 @@ class Loop:
         scaler: Any = None,
         *,
         divided_by: Callable[[], float] | None = None,
+        called: nn.Module | None = None,
         passes: bool = True,
         steps: bool = True,
     ) -> None:
-        """``divided_by``: what losses are divided by where :meth:`saw` is not told."""
+        """``divided_by``: what losses are divided by where :meth:`saw` is not told; ``called``:
+        what the loop calls, where that is not the model itself."""
         self.run, self.scaler, self.divided_by = run, scaler, divided_by
+        self.called = run.model if called is None else called
         self.told: deque[Seen] = deque()
         self.watched: deque[Tensor] | None = None
         self.passes: list[Pass] = []
         self._witness: Callable | None = None
         self._handles = [run.optimizer.register_step_post_hook(self._hook(self._after))]
         if passes:
-            self._handles.append(run.model.register_forward_pre_hook(self._hook(self._forward)))
+            hook = self._hook(self._forward)
+            self._handles.append(self.called.register_forward_pre_hook(hook))
         if steps:
             self._handles.append(run.optimizer.register_step_pre_hook(self._hook(self._before)))
 
@@ -109,7 +129,7 @@ class Loop:
         return Watched(self, batch_sampler)
 
     def _forward(self, model: nn.Module, _inputs: Any) -> None:
-        if model is not self.run.model or not torch.is_grad_enabled():
+        if model is not self.called or not torch.is_grad_enabled():
             return  # a copy, or no training
         if self.passes and self._dropped():
             self._forget()
@@ -232,4 +252,4 @@ class Watched:
         return len(self.sampler)  # pyright: ignore[reportArgumentType]
 
 
-__all__ = ["Kept", "Loop", "unwrapped"]
+__all__ = ["Kept", "Loop", "division_of", "uncompiled", "unwrapped"]
