@@ -1,4 +1,4 @@
-"""Every training of workloads/, recorded: its own loop, or a library's Trainer, goes on unchanged."""
+"""Every training of workloads/, recorded while its own loop or Trainer goes on unchanged."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-import torch
 from integrations.workloads.workload import Workload
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,9 +66,7 @@ def train(name: str, w: Workload) -> dict[str, Tensor]:
     return import_module(f"integrations.workloads.{name}").train_plain(w)
 
 
-def recorded(
-    name: str, w: Workload, **options: Any
-) -> tuple[dict[str, Tensor], pk.Trajectory]:
+def recorded(name: str, w: Workload, **options: Any) -> tuple[dict[str, Tensor], pk.Trajectory]:
     """The training of a workload, made by its own code, and its record."""
     if w.trainer is not None:
         return by_recorder(name, w, **options)
@@ -81,9 +78,7 @@ def recorded(
         return train(name, w), run
 
 
-def by_recorder(
-    name: str, w: Workload, **options: Any
-) -> tuple[dict[str, Tensor], pk.Trajectory]:
+def by_recorder(name: str, w: Workload, **options: Any) -> tuple[dict[str, Tensor], pk.Trajectory]:
     if name == "hf_trainer":
         from pkbook.integrations.transformers import Recorder
 
@@ -96,9 +91,7 @@ def by_recorder(
     return train(name, w), recorder.run
 
 
-def recording(
-    name: str, w: Workload, **options: Any
-) -> AbstractContextManager[pk.Trajectory]:
+def recording(name: str, w: Workload, **options: Any) -> AbstractContextManager[pk.Trajectory]:
     return pk.record(
         w.model, w.optimizer, loss=WAYS[name].loss(w), data=w.dataset,
         collate=w.collate, clip_norm=w.max_norm, **options,

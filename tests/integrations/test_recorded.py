@@ -1,11 +1,10 @@
 """Every training of workloads/ is recorded while its own code runs, replayed and taken apart."""
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
 from integrations import recording
-from integrations.recording import WAYS
 from integrations.test_workloads import NEEDS
 from integrations.workloads.workload import Workload
 
@@ -24,7 +23,7 @@ def made(name: str, **settings: float) -> Workload:
     return w
 
 
-@lru_cache(maxsize=None)
+@cache
 def recorded(name: str, **settings: float):
     with torch.random.fork_rng():
         plain = recording.train(name, made(name, **settings))
@@ -82,5 +81,5 @@ def test_a_run_that_is_not_recorded_yet_says_so() -> None:
 
     with pytest.raises(ValueError, match=r"nothing is recorded yet; call trainer.train\(\)"):
         _ = OfTransformers(w.trainer).run
-    with pytest.raises(ValueError, match="nothing is recorded yet; call trainer.fit"):
+    with pytest.raises(ValueError, match=r"nothing is recorded yet; call trainer.fit"):
         _ = Recorder().run

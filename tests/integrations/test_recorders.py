@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -34,9 +35,7 @@ def along_the_step(model: nn.Module, start: dict, end: dict, ask, moves: list[di
             model.zero_grad()
             value.backward(retain_graph=True)
             slopes = {n: p.grad.double().clone() for n, p in named.items() if p.grad is not None}
-            rows.append(
-                torch.stack([sum((slopes[n] * m[n]).sum() for n in slopes) for m in moves])
-            )
+            rows.append(torch.stack([sum((slopes[n] * m[n]).sum() for n in slopes) for m in moves]))
         found = found + weight * torch.stack(rows, 1)
     return found
 
@@ -49,9 +48,7 @@ def slopes_of(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 def word_slopes(gpt2, model: nn.Module, dataset, collate, numbers: list[int]) -> list[dict]:
     """The gradient of each sentence's loss, summed over its words."""
-    return [
-        slopes_of(model, gpt2.loss(model, collate([dataset[k]])).sum()) for k in numbers
-    ]
+    return [slopes_of(model, gpt2.loss(model, collate([dataset[k]])).sum()) for k in numbers]
 
 
 def clip_factor(slopes: list[dict], divisor: float, most: float) -> float:
@@ -119,9 +116,7 @@ def hf(folder, dropout: float = 0.0, dataset=None, **settings):
 
 def test_a_sentence_in_the_trainer_of_transformers_has_that_share_too(tmp_path):
     with torch.random.fork_rng():
-        w = hf(
-            tmp_path, optim="sgd", learning_rate=0.5, max_steps=1, lr_scheduler_type="constant"
-        )
+        w = hf(tmp_path, optim="sgd", learning_rate=0.5, max_steps=1, lr_scheduler_type="constant")
         first = {n: p.detach().clone() for n, p in w.model.state_dict().items()}
         _, run = recording.recorded("hf_trainer", w)
     from integrations.workloads import gpt2
@@ -152,9 +147,7 @@ def test_a_point_in_the_trainer_of_lightning_has_the_share_of_adams_first_step()
     numbers = list(run.store.steps[0].batch)
     other = spirals.Spirals([], 0.0)
     other.load_state_dict(first)
-    slopes = [
-        slopes_of(other, spirals.loss(other, [x[[k]], y[[k]]]).sum() / 8) for k in numbers
-    ]
+    slopes = [slopes_of(other, spirals.loss(other, [x[[k]], y[[k]]]).sum() / 8) for k in numbers]
     factor = clip_factor(slopes, 1.0, 0.05)
     size = {n: (factor * sum(s[n] for s in slopes)).abs() + 1e-8 for n in slopes[0]}
     moves = [{n: -1e-2 * factor * s[n] / size[n] for n in s} for s in slopes]
@@ -195,7 +188,7 @@ def test_bfloat16_of_lightning_is_replayed_with_its_loss():
     from pkbook.integrations.lightning import Recorder
 
     class Logs(spirals.Spirals):
-        epochs: set = set()
+        epochs: ClassVar[set] = set()
 
         def training_step(self, batch: list[Tensor], batch_idx: int) -> dict:
             value = super().training_step(batch, batch_idx)
