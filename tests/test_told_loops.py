@@ -194,7 +194,8 @@ def test_samples_bring_their_numbers():
         assert torch.equal(batch, X[[4, 2]])
 
     class Stream(torch.utils.data.IterableDataset):
-        pass
+        def __iter__(self):
+            return iter(())
 
     with pytest.raises(TypeError, match="train_dataset must be a Dataset whose samples have numb"):
         require_numbers(Stream(), "train_dataset")

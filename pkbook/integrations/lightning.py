@@ -132,7 +132,7 @@ class Recorder(_Callback):
         vars(trainer.fit_loop._data_source).pop("dataloader")
         self._began, collate = trainer.global_step, self._loader.collate_fn
         clip = trainer.gradient_clip_val or None
-        by_value = str(trainer.gradient_clip_algorithm or "norm").endswith("value")
+        by_value = trainer.gradient_clip_algorithm == "value"  # an enumeration of strings
         run = Trajectory(
             pl_module,
             _loss_of(pl_module, trainer),

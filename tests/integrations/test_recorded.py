@@ -8,7 +8,7 @@ from integrations import recording
 from integrations.test_workloads import NEEDS
 from integrations.workloads.workload import Workload
 
-FEW = {"distilbert": 6, "lora": 6, "resnet18": 3, "gpt2": 8}
+FEW = {"distilbert": 4, "lora": 4, "resnet18": 2, "gpt2": 6}
 """Batches, where more take long to take apart."""
 
 

@@ -125,6 +125,7 @@ def test_a_sentence_in_the_trainer_of_transformers_has_that_share_too(tmp_path):
     check_sentences(gpt2, run, w, first, float(sum(counted)), 0.5)  # first words count there
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_point_in_the_trainer_of_lightning_has_the_share_of_adams_first_step():
     needing("lightning_trainer")
     import lightning
@@ -159,15 +160,18 @@ def test_a_point_in_the_trainer_of_lightning_has_the_share_of_adams_first_step()
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
 
 
-BFLOAT = 0.08
-"""What of the change the rounding of bfloat16 to 8 bits may leave open in two short steps."""
+BFLOAT = 0.05
+"""What of the change the rounding of bfloat16 to 8 bits may leave open in two steps of gradient
+descent.  Adam's first steps without a warm-up divide gradients by their own size, those that are
+nothing but rounding too: there the sum may be off by many times the change, and a warning says so.
+"""
 
 
 def test_bfloat16_of_accelerate_is_replayed_on_the_weights_of_copies(tmp_path):
     found = []
     for record in (False, True):
         with torch.random.fork_rng():
-            w = hf(tmp_path, 0.1, bf16=True)
+            w = hf(tmp_path, 0.1, bf16=True, optim="sgd", learning_rate=0.5)
             way = recording.recorded if record else recording.train
             found.append(way("hf_trainer", w))
     plain, (watched, run) = found
@@ -180,6 +184,7 @@ def test_bfloat16_of_accelerate_is_replayed_on_the_weights_of_copies(tmp_path):
     assert float(told.completeness.max()) < BFLOAT
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bfloat16_of_lightning_is_replayed_with_its_loss():
     needing("lightning_trainer")
     import lightning
@@ -274,6 +279,7 @@ def test_lengths_are_looked_up_in_the_samples_themselves(tmp_path):
     assert run.verify() == 0
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_a_module_and_a_trainer_of_lightning_may_not_be_is_told():
     needing("lightning_trainer")
     import lightning
