@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 HEAVY = ("matplotlib", "IPython", "ipywidgets", "sklearn", "scipy", "PIL", "pooch", "umap",
-         "seaborn", "pandas")  # fmt: skip
+         "seaborn", "pandas", "transformers", "accelerate", "lightning")  # fmt: skip
 CORE = f"""
 import sys
 sys.modules |= dict.fromkeys({HEAVY})  # as if they were not installed

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def needs_lab(what: str) -> Iterator[None]:
-    """Imports made inside may miss what the extra ``lab`` brings; ``ImportError`` says so.
+def needs(what: str, extra: str) -> Iterator[None]:
+    """Imports made inside may miss what an extra brings; ``ImportError`` says so.
 
-    >>> with needs_lab("pkbook.plots"):
+    >>> with needs("pkbook.plots", "lab"):
     ...     import no_such_package
     Traceback (most recent call last):
     ...
@@ -21,5 +21,10 @@ def needs_lab(what: str) -> Iterator[None]:
         if missing in ("", "pkbook"):
             raise
         raise ImportError(
-            f"{what} needs {missing}; write pip install 'pkbook[lab]'", name=missing
+            f"{what} needs {missing}; write pip install 'pkbook[{extra}]'", name=missing
         ) from error
+
+
+def needs_lab(what: str):
+    """As :func:`needs`, for what the extra ``lab`` brings."""
+    return needs(what, "lab")

@@ -90,19 +90,27 @@ def rows_of(value: object, name: str) -> int:
     return int(sizes[0] or 0)
 
 
+PLAIN = ("int", "float", "bool", "str")
+
+
 def outline(value: object) -> object:
     """What two samples must have in common: keys, order, types, and the rest of a tensor's shape.
 
     >>> import torch
     >>> outline({"x": torch.ones(3, 2), "y": 1})
     {'x': 'torch.float32', 'y': 'int'}
+    >>> outline([4, 2, 7]) == outline([5])
+    True
     """
     if isinstance(value, Tensor):
         return str(value.dtype)
     if isinstance(value, Mapping):
         return {key: outline(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [type(value).__name__, *map(outline, value)]
+        inside = [outline(entry) for entry in value]
+        if inside and all(entry == inside[0] and entry in PLAIN for entry in inside):
+            inside = inside[:1]  # the words of a sentence, whose number may differ
+        return [type(value).__name__, *inside]
     if _is_data(value):
         return [type(value).__name__, *map(outline, _inside(value))]
     return type(value).__name__

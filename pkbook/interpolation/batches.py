@@ -83,7 +83,7 @@ class Step:
     def _under(self, part: Part) -> Iterator[None]:
         """The autocast and the random numbers that a pass had."""
         device = self.problem.source.device
-        with cast_as(part.conditions.autocast, device), part.drawing(device):
+        with cast_as(part.conditions, device), part.drawing(device):
             yield
 
     def _rows(self, parts: list[Part], items: list[float], j: int) -> LossRows:

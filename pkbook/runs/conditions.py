@@ -22,6 +22,8 @@ class Conditions:
     """What the loss of the pass was divided by before its backward pass; 0: by the passes."""
     scale: float = 1.0
     """What a ``GradScaler`` multiplied the loss with, and divided the gradients by."""
+    cache: bool = True
+    """Whether autocast kept its casts of weights, whose gradients then meet in its type."""
 
     def as_json(self) -> dict:
         return {k: v for k, v in asdict(self).items() if v != getattr(PLAIN, k)}
@@ -56,6 +58,9 @@ def autocast_now(device: torch.device) -> str:
     return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
 
 
-def cast_as(name: str, device: torch.device):
+def cast_as(under: Conditions, device: torch.device):
     """A block under the autocast of a pass."""
-    return torch.autocast(device.type, getattr(torch, name)) if name else nullcontext()
+    if not under.autocast:
+        return nullcontext()
+    kind = getattr(torch, under.autocast)
+    return torch.autocast(device.type, kind, cache_enabled=under.cache)

@@ -3,7 +3,8 @@
 import copy
 from collections import defaultdict
 from collections.abc import Iterable
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,12 @@ def copied(*originals: object, shared: Iterable[nn.Parameter] = ()) -> tuple:
     """
     memo = _uncopyable(originals)
     memo |= {id(p): _sharing(p) for p in shared}
-    return copy.deepcopy(originals, memo)
+    copies = copy.deepcopy(originals, memo)
+    for made in copies:
+        for module in made.modules() if isinstance(made, nn.Module) else ():
+            if isinstance(vars(module).get("forward"), FunctionType):
+                module.forward = _rebound(module.forward, memo, {})
+    return copies
 
 
 def frozen(model: nn.Module, optimizer: Optimizer) -> list[nn.Parameter]:
@@ -61,6 +67,35 @@ def write(p: nn.Parameter, value: Tensor) -> None:
         if vars(p).pop(_SHARED, False):
             p.data = torch.empty_like(p)
         p.copy_(value)
+
+
+def _rebound(value: Any, memo: dict[int, Any], seen: dict[int, Any]) -> Any:
+    """A function that closes over a module (a patched ``forward``), made to close over its copy.
+
+    ``copy.deepcopy`` shares functions: the copy would go on computing with the original's weights.
+    """
+    if id(value) in seen:
+        return seen[id(value)]
+    if isinstance(value, nn.Module):
+        return memo.get(id(value), value)
+    if isinstance(value, MethodType):
+        owner = _rebound(value.__self__, memo, seen)
+        return MethodType(_rebound(value.__func__, memo, seen), owner)
+    if isinstance(value, FunctionType) and value.__closure__:
+        cells = tuple(CellType() for _ in value.__closure__)
+        made = FunctionType(
+            value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
+        )
+        made.__kwdefaults__, seen[id(value)] = value.__kwdefaults__, made
+        for cell, old in zip(cells, value.__closure__, strict=True):
+            cell.cell_contents = _rebound(old.cell_contents, memo, seen)
+        made.__dict__.update({k: _rebound(v, memo, seen) for k, v in vars(value).items()})
+        return made
+    if callable(value) and not isinstance(value, _WHOLE) and hasattr(value, "__dict__"):
+        made = seen[id(value)] = copy.copy(value)  # a decorator that is an object
+        vars(made).update({k: _rebound(v, memo, seen) for k, v in vars(value).items()})
+        return made
+    return value
 
 
 def _uncopyable(originals: object) -> dict[int, object]:
@@ -101,7 +136,8 @@ def _inside(value: object) -> list | None:
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     if isinstance(value, nn.Module):
-        return list(vars(value).values())
+        state = value.__getstate__()  # without a trainer that a module leaves out of its copies
+        return list(state.values()) if isinstance(state, dict) else [state]
     if isinstance(value, MethodType):
         return [value.__self__]
     if hasattr(value, "__deepcopy__"):

@@ -30,6 +30,22 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+def uncompiled(model: Any) -> Any:
+    """The module in what ``torch.compile`` put around it."""
+    return getattr(model, "_orig_mod", model)
+
+
+def division_of(optimizer: Any) -> Callable[[], float] | None:
+    """What ``Accelerator.backward`` divides each loss by; 0 where it does not accumulate.
+
+    A short last step is divided by the same number.
+    """
+    state = getattr(optimizer, "gradient_state", None)
+    if state is None:
+        return None
+    return lambda: float(state.num_steps) if state.num_steps > 1 else 0.0
+
+
 @dataclass
 class Seen:
     """Samples that a pass was, or will be, made of."""
@@ -47,23 +63,41 @@ class Pass:
 
     random: tuple[str, ...]
     autocast: str
+    cache: bool
     training: list[str]
 
 
 class Loop:
-    """Watches a loop and records its steps in a run."""
+    """Watches a loop and records its steps in a run.
 
-    def __init__(self, run: "Recording", scaler: Any = None) -> None:
-        self.run, self.scaler = run, scaler
+    With ``passes=False`` whoever owns the loop says where each pass begins, by :meth:`begin`; with
+    ``steps=False`` also where the gradients of a step are complete, by :meth:`complete`.
+    """
+
+    def __init__(
+        self,
+        run: "Recording",
+        scaler: Any = None,
+        *,
+        divided_by: Callable[[], float] | None = None,
+        called: nn.Module | None = None,
+        passes: bool = True,
+        steps: bool = True,
+    ) -> None:
+        """``divided_by``: what losses are divided by where :meth:`saw` is not told; ``called``:
+        what the loop calls, where that is not the model itself."""
+        self.run, self.scaler, self.divided_by = run, scaler, divided_by
+        self.called = run.model if called is None else called
         self.told: deque[Seen] = deque()
         self.watched: deque[Tensor] | None = None
         self.passes: list[Pass] = []
         self._witness: Callable | None = None
-        self._handles = [
-            run.model.register_forward_pre_hook(self._hook(self._forward)),
-            run.optimizer.register_step_pre_hook(self._hook(self._before)),
-            run.optimizer.register_step_post_hook(self._hook(self._after)),
-        ]
+        self._handles = [run.optimizer.register_step_post_hook(self._hook(self._after))]
+        if passes:
+            hook = self._hook(self._forward)
+            self._handles.append(self.called.register_forward_pre_hook(hook))
+        if steps:
+            self._handles.append(run.optimizer.register_step_pre_hook(self._hook(self._before)))
 
     @staticmethod
     def _hook(method: Callable) -> Callable:
@@ -85,24 +119,36 @@ class Loop:
         if divided_by is not None and not (is_finite_number(divided_by) and divided_by > 0):
             raise ValueError(f"divided_by must be a positive number or None, got {divided_by!r}")
         numbers = sample_numbers(numbers, self.run.samples)
-        self.told.append(Seen(numbers, batch, divided_by or 0.0, len(self.passes)))
+        self.told.append(Seen(numbers, batch, divided_by or self._usual(), len(self.passes)))
+
+    def _usual(self) -> float:
+        return 0.0 if self.divided_by is None else self.divided_by()
 
     def watch(self, batch_sampler: Iterable) -> "Watched":
         """The same batches of sample numbers, noted as they are given out."""
         return Watched(self, batch_sampler)
 
     def _forward(self, model: nn.Module, _inputs: Any) -> None:
-        if model is not self.run.model or not torch.is_grad_enabled():
+        if model is not self.called or not torch.is_grad_enabled():
             return  # a copy, or no training
         if self.passes and self._dropped():
             self._forget()
+        self._note_pass()
+        if self.watched is not None and len(self.told) < len(self.passes):
+            self._next_watched()
+
+    def begin(self, numbers: Any, batch: Any, divided_by: float) -> None:
+        """The loss of this batch is computed next, and divided by a number."""
+        self.saw(numbers, batch, divided_by)
+        self._note_pass()
+
+    def _note_pass(self) -> None:
         if not self.passes:
             self._witness = self.run.begin_step()
         device = self.run.device
-        training = [name for name, m in model.named_modules() if m.training]
-        self.passes.append(Pass(states(device), autocast_now(device), training))
-        if self.watched is not None and len(self.told) < len(self.passes):
-            self._next_watched()
+        training = [name for name, m in self.run.model.named_modules() if m.training]
+        cache = torch.is_autocast_cache_enabled()
+        self.passes.append(Pass(states(device), autocast_now(device), cache, training))
 
     def _forget(self) -> None:
         """The scaler has left out the step that the passes were for; keep what is told for now."""
@@ -119,7 +165,7 @@ class Loop:
                 "the loop made a forward pass of a batch that the watched sampler has not given "
                 "out; give that sampler to the DataLoader, batch_sampler=..., or call run.saw"
             )
-        self.told.append(Seen(self.watched.popleft()))
+        self.told.append(Seen(self.watched.popleft(), divided_by=self._usual()))
 
     def _dropped(self) -> bool:
         """Whether the gradients of the passes so far were thrown away."""
@@ -136,6 +182,10 @@ class Loop:
                 "optimizer.step must be called without a closure, which calls the loss again in "
                 "the middle of the step"
             )
+        self.complete()
+
+    def complete(self) -> None:
+        """The gradients of a step are complete, and its hyperparameters set: record it."""
         if self.run.several is not None:
             self.run.several.keep_step(self.run, self._seen)
             return
@@ -172,7 +222,13 @@ class Loop:
         ends = [p.random for p in firsts[1:]] + [states(self.run.device)]
         scale = 1.0 if self.scaler is None else float(self.scaler.get_scale())
         return [
-            Conditions(() if p.random == end else p.random, p.autocast, seen.divided_by, scale)
+            Conditions(
+                () if p.random == end else p.random,
+                p.autocast,
+                seen.divided_by,
+                scale,
+                p.cache or not p.autocast,
+            )
             for p, end, seen in zip(firsts, ends, told, strict=True)
         ]
 
@@ -203,4 +259,4 @@ class Watched:
         return len(self.sampler)  # pyright: ignore[reportArgumentType]
 
 
-__all__ = ["Kept", "Loop", "unwrapped"]
+__all__ = ["Kept", "Loop", "division_of", "uncompiled", "unwrapped"]

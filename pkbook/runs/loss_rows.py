@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pkbook.basics.nested import tensors_in
 from pkbook.basics.outputs import the_tensor
 from pkbook.runs.problem import Problem
+
+CAST = "ToCopyBackward0"
 
 
 class LossRows:
@@ -56,10 +59,24 @@ class LossRows:
         total = self.problem.reduced(self.value, *self.place)
         if not total.requires_grad:
             return torch.zeros_like(f)
-        got = torch.autograd.grad(
-            total, self.rows, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return torch.cat([g.flatten(1) for g in got], 1)
+        edges = [before_casts(row) for row in self.rows]
+        got = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
+        pairs = zip(got, self.rows, strict=True)
+        slopes = [torch.zeros_like(r) if g is None else g.to(r.dtype) for g, r in pairs]
+        return torch.cat([s.flatten(1) for s in slopes], 1)
+
+
+def before_casts(row: Tensor) -> Tensor | GradientEdge:
+    """The tensor that an output was cast from, if it was, as a place to differentiate by.
+
+    Under autocast a model may cast what it returns, and have made its loss of what was before.
+    """
+    if row.grad_fn is None or row.grad_fn.name() != CAST:
+        return row
+    edge = get_gradient_edge(row)
+    while edge.node.name() == CAST and edge.node.next_functions[0][0] is not None:
+        edge = GradientEdge(*edge.node.next_functions[0])
+    return edge
 
 
 @contextmanager

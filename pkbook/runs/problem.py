@@ -37,6 +37,9 @@ class Problem:
     reduction: Reduction = "mean"
     clip_norm: float | None = None
     clip_value: float | None = None
+    clipped: Literal["trained", "all", "groups"] = "trained"
+    """Whose gradients are clipped together: those of the trained parameters in the model's order,
+    of all parameters of the model, or of the optimizer's in its groups' order."""
 
     def outputs(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """What the model returns for a pair ``(x, y)``, and ``y``."""

@@ -192,10 +192,13 @@ class Recording:
         where = None if folder is None else Path(folder)
         self.problem = replace(self.problem, source=Kept(self.problem.source, where))
 
-    def follow_loop(self, folder: str | Path | None, scaler: Any) -> Loop:
-        """Record the steps of a loop that is not ours, from now on; see :func:`pkbook.record`."""
+    def follow_loop(self, folder: str | Path | None, scaler: Any = None, **how: Any) -> Loop:
+        """Record the steps of a loop that is not ours, from now on; see :func:`pkbook.record`.
+
+        ``how``: as for :class:`pkbook.runs.loops.Loop`.
+        """
         self._keep_batches(folder)
-        self.loop = Loop(self, scaler)
+        self.loop = Loop(self, scaler, **how)
         return self.loop
 
     def _bind(self, model, optimizer, scheduler) -> None:

@@ -18,6 +18,7 @@ from pkbook.basics.checks import (
 )
 from pkbook.basics.nested import mapped, tensors_in
 from pkbook.basics.randomness import seeded
+from pkbook.runs.copies import copied
 from pkbook.runs.problem import (
     Loss,
     Problem,
@@ -57,7 +58,9 @@ def problem_of(
     problem = Problem(loss, source, of_batch, reduction, clip_norm, clip_value)
     problem.items([first])
     try:
-        require_fitting_loss(model, problem)
+        # A loss of the model may count, or log, in what the model keeps: it is tried on a copy.
+        tried = copied(model)[0] if of_batch else model
+        require_fitting_loss(tried, problem)
     except Exception as error:
         if is_of_batch(loss):
             raise
@@ -69,7 +72,7 @@ def problem_of(
             ) from error
         try:  # perhaps it is a loss of (model, batch) whose arguments have other names
             other = replace(problem, of_batch=True)
-            require_fitting_loss(model, other)
+            require_fitting_loss(copied(model)[0], other)
         except Exception:
             raise error from None
         return other

@@ -107,7 +107,7 @@ def batches_of(problem: Problem, record: StepRecord) -> list[Any]:
 def run_part(problem: Problem, part: Part, batch: Any, model: nn.Module) -> Tensor:
     """The loss of one forward pass, ``[n]`` or one number, with its own random numbers."""
     n, device = len(part.numbers), problem.source.device
-    with cast_as(part.conditions.autocast, device):
+    with cast_as(part.conditions, device):
         if problem.of_batch:
             with part.drawing(device):
                 return problem.losses(model, batch, n)
@@ -130,6 +130,8 @@ def gradients(
     a loss or a gradient that is not finite.
     """
     optimizer.zero_grad()
+    if problem.clipped == "all":  # gradients of what is not trained count in the norm
+        model.zero_grad()
     parts = parts_of(record)
     batches = batches_of(problem, record) if batches is None else batches
     items = problem.items(batches)
@@ -191,7 +193,7 @@ def clipped(problem: Problem, model: nn.Module, optimizer, k: int) -> dict[str, 
             _require_dense(name, optimizer, problem)
         require_finite(p.grad, f"the gradient of {name!r} at step {k}")
         own[name] = p
-    return _clip(problem, own)
+    return _clip(problem, own, _clipped(problem, own, model, optimizer))
 
 
 def _unscale(model: nn.Module, scale: float) -> None:
@@ -214,14 +216,24 @@ def _require_dense(name: str, optimizer: torch.optim.Optimizer, problem: Problem
         )
 
 
-def _clip(problem: Problem, own: Tree) -> dict[str, Number]:
+def _clipped(problem: Problem, own: Tree, model: nn.Module, optimizer) -> list[Tensor]:
+    """The parameters whose gradients are clipped together; in another order a norm rounds
+    otherwise."""
+    if problem.clipped == "all":
+        return list(model.parameters())
+    if problem.clipped == "groups":
+        return [p for group in optimizer.param_groups for p in group["params"]]
+    return list(own.values())
+
+
+def _clip(problem: Problem, own: Tree, clipped: list[Tensor]) -> dict[str, Number]:
     if problem.clip_norm is not None:
-        norm = clip_grad_norm_(own.values(), problem.clip_norm)
+        norm = clip_grad_norm_(clipped, problem.clip_norm)
         return dict.fromkeys(own, min(1.0, problem.clip_norm / (norm.item() + 1e-6)))
     if problem.clip_value is not None:
         now = {name: p.grad for name, p in own.items() if p.grad is not None}
         before = {name: g.clone() for name, g in now.items()}
-        clip_grad_value_(own.values(), problem.clip_value)  # in place
+        clip_grad_value_(clipped, problem.clip_value)  # in place
         return {name: torch.where(g == 0, 1.0, now[name] / g) for name, g in before.items()}
     return {}
 

@@ -43,10 +43,10 @@ def scalar(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return model(**batch).loss
 
 
-def make(seed: int = 0) -> Workload:
+def make(seed: int = 0, lr: float = 5e-3) -> Workload:
     torch.manual_seed(seed)
     model, dataset = network(), Reviews()
-    optimizer = torch.optim.AdamW(grouped(model), lr=5e-3)
+    optimizer = torch.optim.AdamW(grouped(model), lr=lr)
     scheduler = get_linear_schedule_with_warmup(optimizer, 3, 20)
     batches = shuffled(len(dataset), 8, 20, seed)
     return Workload(

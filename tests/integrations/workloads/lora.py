@@ -10,7 +10,7 @@ from .texts import Reviews, asked, padded
 from .workload import Workload, shuffled
 
 
-def make(seed: int = 0) -> Workload:
+def make(seed: int = 0, lr: float = 1e-2) -> Workload:
     torch.manual_seed(seed)
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=4, lora_alpha=8, lora_dropout=0.1,
@@ -18,7 +18,7 @@ def make(seed: int = 0) -> Workload:
     )  # fmt: skip
     model, dataset = get_peft_model(distilbert.network(), config), Reviews()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    optimizer = torch.optim.AdamW(trained, lr=lr)
     scheduler = get_linear_schedule_with_warmup(optimizer, 3, 20)
     batches = shuffled(len(dataset), 8, 20, seed)
     return Workload(
