@@ -108,8 +108,9 @@ class Trajectory(Recording):
     micro-batches, process by process.  So the folder is opened with the plain model in one process
     as well.  The replay of two processes is bit for bit; with more the sum is taken in another
     order, and the replay's distance is measured, as on another machine.  What fails on one process
-    is an error on all: its own there, ``pkbook.RankError`` on the others.  BatchNorm in train mode, communication hooks and parameters that are split among the processes
-    (FSDP, ``DTensor``) are refused.
+    is an error on all: its own there, ``pkbook.RankError`` on the others.  BatchNorm in
+    train mode, communication hooks and parameters that are split among the processes (FSDP,
+    ``DTensor``) are refused.
 
     Examples
     --------

@@ -7,7 +7,6 @@ checkpoint, repeats the steps, and must land on the next checkpoint exactly.  Wh
 kept once, in the first checkpoint.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,11 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pkbook.basics.checks import require_module, require_whole
 from pkbook.basics.inference import outside_inference
-from pkbook.basics.parameters import Tree
 from pkbook.basics.processes import Processes
-from pkbook.basics.version import __version__
 from pkbook.runs import environment, spacing
-from pkbook.runs.batches import as_numbers, batches, micro_batches, sample_numbers
+from pkbook.runs.batches import as_numbers, batches, micro_batches
 from pkbook.runs.checks import (
     layout,
     require_alone,
@@ -34,35 +31,31 @@ from pkbook.runs.checks import (
     trained_names,
 )
 from pkbook.runs.conditions import Conditions
-from pkbook.runs.copies import copied, frozen
 from pkbook.runs.faults import Watch
-from pkbook.runs.kept_batches import Kept, plain_source
+from pkbook.runs.followed import Followed
+from pkbook.runs.kept_batches import plain_source
 from pkbook.runs.loader import load
-from pkbook.runs.loops import Loop, Watched
 from pkbook.runs.one_writer import new_store, opened_store
 from pkbook.runs.optimizers import (
-    apply_settings,
-    memory_key,
     require_linear,
     settings_of,
 )
-from pkbook.runs.problem import Loss, Problem, Reduction, is_pair
+from pkbook.runs.problem import Loss, Reduction, is_pair
 from pkbook.runs.records import StepRecord, Store
-from pkbook.runs.replay import Replay, Replayed
+from pkbook.runs.replay import Replayed
 from pkbook.runs.schedules import advance, follow, require_schedule
 from pkbook.runs.setting import problem_of
-from pkbook.runs.several import Several, require_fitting, several_of
-from pkbook.runs.snapshot import put_back, snapshot
+from pkbook.runs.several import require_fitting, several_of
+from pkbook.runs.snapshot import snapshot
 from pkbook.runs.sources import Collate, Samples, Tensors
-from pkbook.runs.steps import buffers_of, fetched, gradients, parts_of, put_buffers, step_seed
-from pkbook.runs.summary import of_run
+from pkbook.runs.steps import buffers_of, fetched, gradients, put_buffers, step_seed
 
 T = TypeVar("T")
 
 __all__ = ["Recording", "Replayed", "batches"]
 
 
-class Recording:
+class Recording(Followed):
     """A run as data; see :class:`pkbook.Trajectory`, which adds what is computed from it.
 
     Two classes, because this room knows no kernels: a recording can be made, kept and replayed
@@ -188,19 +181,6 @@ class Recording:
         """What may fail on one of several processes: then all raise."""
         return function() if self.several is None else self.several.together(what, function)
 
-    def _keep_batches(self, folder: str | Path | None) -> None:
-        where = None if folder is None else Path(folder)
-        self.problem = replace(self.problem, source=Kept(self.problem.source, where))
-
-    def follow_loop(self, folder: str | Path | None, scaler: Any = None, **how: Any) -> Loop:
-        """Record the steps of a loop that is not ours, from now on; see :func:`pkbook.record`.
-
-        ``how``: as for :class:`pkbook.runs.loops.Loop`.
-        """
-        self._keep_batches(folder)
-        self.loop = Loop(self, scaler, **how)
-        return self.loop
-
     def _bind(self, model, optimizer, scheduler) -> None:
         """Check the moving parts of a run and keep them."""
         whole = require_module(model)
@@ -215,92 +195,6 @@ class Recording:
             self.several.require_exact()
         self._model, self._optimizer = model, optimizer
         self._layout = layout(model, optimizer)
-
-    problem: Problem
-    """What each step descends."""
-    every: int | str
-    """Steps from one checkpoint to the next, or how they are spaced."""
-    seed: int
-    """From it each step draws its own."""
-    several: Several | None = None
-    """The processes that train the model, where it is ``DistributedDataParallel``."""
-    loop: Loop | None = None
-    """The loop that is watched, if it is not this class that makes the steps."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The reader's model; a run is that of one model, so it cannot be exchanged.
-
-        Of ``DistributedDataParallel`` it is the network within, ``ddp.module``.
-        """
-        return self._model
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The reader's optimizer, which cannot be exchanged either."""
-        return self._optimizer
-
-    @property
-    def loss(self) -> Loss:
-        """The reader's loss."""
-        return self.problem.loss
-
-    @property
-    def samples(self) -> int:
-        """The number of training samples ``N``."""
-        return len(self.problem.source)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model and its batches are."""
-        return self.problem.source.device
-
-    @property
-    def x(self) -> Any:
-        """The inputs of all samples, for data that are a pair ``(x, y)`` of tensors."""
-        return self._pair()[0]
-
-    @property
-    def y(self) -> Any:
-        """The targets of all samples, for data that are a pair ``(x, y)`` of tensors."""
-        return self._pair()[1]
-
-    def _pair(self) -> Any:
-        source = plain_source(self.problem.source)
-        if not isinstance(source, Tensors) or not is_pair(source.value):
-            raise ValueError(
-                "the data of this run are no pair (x, y) of tensors; run.batch(numbers) gives "
-                "samples by their numbers"
-            )
-        return source.value
-
-    def batch(self, numbers: Tensor | Sequence[int], seed: int = 0) -> Any:
-        """The samples with these numbers, as a step meets them; random ones drawn by ``seed``."""
-        return self.problem.source.fetch(self.checked_batch(numbers).tolist(), seed)[0]
-
-    def _places(self, manifest: dict) -> dict[str, tuple]:
-        """What the environments that steps were made in have otherwise than this one."""
-        found = environment.differing(manifest.get("environment", {}), self.device)
-        for record in self.store.steps:
-            found |= environment.differing(record.place, self.device)
-        return found
-
-    def __len__(self) -> int:
-        """Number of steps made."""
-        return len(self.store.steps)
-
-    def __repr__(self) -> str:
-        return of_run(self)
-
-    def close(self) -> None:
-        """Let another process write to the folder; the run can still be taken apart."""
-        self.store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @outside_inference()
     def step(self, batch: Tensor | Sequence[int] | Sequence[Tensor]) -> Tensor:
@@ -370,66 +264,11 @@ class Recording:
             passes=[under.as_json() for under in passes],
         )
 
-    def keep_step(self, record: StepRecord, given: list[Any]) -> None:
-        """Keep a step that somebody else makes, with the batches that were given for it."""
-        contents = []
-        for part, batch in zip(parts_of(record), given, strict=True):
-            if batch is None:
-                contents += self.problem.source.fetch(part.numbers, part.drawn_seed)[1]
-            else:
-                self.kept.keep(part.drawn_seed, batch)
-        self.store.append(replace(record, loss=math.nan, contents=contents))
-
     def end_step(self) -> None:
         """After a step: a checkpoint where one is due."""
         if spacing.is_due(self.every, len(self)):
             tensors = snapshot(self.model, self.optimizer)
             self.store.save(len(self), tensors, spacing.keeper(self.every, len(self)))
-
-    @property
-    def kept(self) -> Kept:
-        """Where batches are kept that a loop gave."""
-        source = self.problem.source
-        if not isinstance(source, Kept):
-            raise TypeError("batches are kept of a loop that pkbook.record watches")
-        return source
-
-    def saw(self, numbers: Any, batch: Any = None, *, divided_by: float | None = None) -> None:
-        """Tell which samples a forward pass of the watched loop is made of.
-
-        To be called once for each batch, before ``optimizer.step()``.
-
-        Parameters
-        ----------
-        numbers
-            sample numbers ``[B]``.
-        batch
-            the batch itself, as the loss takes it, where the data set draws it at random; it is
-            kept.  Default what ``data`` gives for these numbers.
-        divided_by
-            what the loop divides the loss by before its backward pass; default the number of
-            batches in the step.
-
-        Raises
-        ------
-        ValueError, TypeError
-            for a run that no loop is watched for, and numbers that are none.
-        """
-        self.watched_loop.saw(numbers, batch, divided_by)
-
-    def watch(self, batch_sampler: Iterable) -> Watched:
-        """The same sampler, whose batches tell themselves: ``DataLoader(batch_sampler=...)``."""
-        return self.watched_loop.watch(batch_sampler)
-
-    @property
-    def watched_loop(self) -> Loop:
-        """The loop that the run is recorded from, with :func:`pkbook.record`."""
-        if self.loop is None:
-            raise ValueError(
-                "no loop is watched; write 'with pkbook.record(model, optimizer, ...) as run', or "
-                "make the steps with run.step(numbers)"
-            )
-        return self.loop
 
     def numbers_of(self, batch: Any) -> list[Tensor]:
         """The sample numbers of each micro-batch of a step."""
@@ -456,104 +295,3 @@ class Recording:
         advance(self.scheduler)
         self.end_step()
         return value
-
-    def parameters(self, k: int) -> Tree:
-        r"""The parameters :math:`\theta_k` of the optimizer, ``{name: tensor}``, by replay."""
-        model = self.model_at(k)
-        return {n: p.detach() for n, p in model.named_parameters() if n in set(self.names)}
-
-    @outside_inference()
-    def model_at(self, k: int) -> nn.Module:
-        """A copy of the model as it was after ``k`` steps, in eval mode."""
-        if isinstance(k, bool) or not isinstance(k, int):
-            raise TypeError(f"k must be an int, got {type(k).__name__} {k!r}")
-        if not 0 <= k <= len(self):
-            raise ValueError(f"k must lie in 0..{len(self)} (the steps made), got {k}")
-        model, optimizer = copied(self.model, self.optimizer)
-        self.replay.bring_to(k, model, optimizer)
-        return model.eval()
-
-    @property
-    def replay(self) -> Replay:
-        """Makes recorded steps again."""
-        return Replay(self.problem, self.names, self.store, self.elsewhere)
-
-    def segments_backwards(self) -> Iterator[Replayed]:
-        """Replay the run segment by segment, last first, each checked against its end.
-
-        Raises
-        ------
-        ReplayError
-            if a segment ends elsewhere than recorded.  On another machine, thread count or torch
-            than the recording's this is to be expected, and is measured instead: ``gap``, and a
-            warning at the end names the largest.
-        """
-        end = snapshot(self.model, self.optimizer)
-        still = frozen(self.model, self.optimizer)
-        model, optimizer = copied(self.model, self.optimizer, shared=still)
-        most = spacing.most_held(self.every, len(self))
-        return self.replay.backwards(model, optimizer, end, most)
-
-    @outside_inference()
-    def verify(self) -> float:
-        """Replay the whole run; the largest relative difference from what was recorded.
-
-        0 means bit for bit.  Raises as :meth:`segments_backwards`.
-        """
-        return max((part.gap for part in self.segments_backwards()), default=0.0)
-
-    def initial_memory(self) -> Tree:
-        """The optimizer's memories from before the first step, by parameter name."""
-        memory = memory_key(self.optimizer)
-        if memory is None:
-            return {}
-        key, tensors = "/" + memory, self.store.load(0)
-        return {
-            name.removeprefix("optimizer/").removesuffix(key): t
-            for name, t in tensors.items()
-            if name.startswith("optimizer/") and name.endswith(key)
-        }
-
-    def _rewind(self, opened: bool = False) -> None:
-        """Bring the reader's model and optimizer to the last recorded step."""
-        modes = {module: module.training for module in self.model.modules()}
-        settings = settings_of(self.optimizer)
-        # A backward pass of what other processes share may wait for them: a copy has none.
-        shared = self.several is not None
-        own = self.model, self.optimizer
-        model, optimizer = copied(*own) if shared else own
-        if opened:
-            self.replay.bring_to_end(model, optimizer)
-        else:
-            self.replay.bring_to(len(self), model, optimizer)
-        if shared:
-            put_back(snapshot(model, optimizer), self.model, self.optimizer)
-        apply_settings(self.optimizer, settings)
-        for module, mode in modes.items():
-            module.training = mode
-
-    def checked_batch(self, batch: Tensor | Sequence[int]) -> Tensor:
-        """Sample numbers ``[B]``; refused where they are none, or of no sample."""
-        return sample_numbers(batch, self.samples)
-
-    def facts(self) -> dict:
-        """What tells this run from others, wherever and by whichever version it is recorded."""
-        place = ("pkbook", "environment")
-        return {name: fact for name, fact in self._manifest().items() if name not in place}
-
-    def _manifest(self) -> dict:
-        return {
-            "pkbook": __version__,
-            "environment": environment.environment(self.device),
-            "samples": self.samples,
-            "data": self.problem.source.fingerprint(),
-            "parameters": {n: list(p.shape) for n, p in self.model.named_parameters()},
-            "optimizer": type(self.optimizer).__name__,
-            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
-            "clip_norm": self.problem.clip_norm,
-            "clip_value": self.problem.clip_value,
-            "trained": self.names,
-            "groups": [len(group["params"]) for group in self.optimizer.param_groups],
-            "every": self.every,
-            "seed": self.seed,
-        }
