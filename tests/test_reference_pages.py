@@ -75,3 +75,10 @@ def test_the_citation_file_states_the_version_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["version"] == project["version"] == pk.__version__
     assert citation["license"] == project["license"]
+
+
+def test_the_reference_lists_the_recorders_of_other_libraries():
+    page = (ROOT / "book/api.md").read_text(encoding="utf8")
+    listed = set(re.findall(r"automodule:: pkbook\.integrations\.(\w+)", page))
+    modules = {p.stem for p in (ROOT / "pkbook/integrations").glob("*.py")}
+    assert listed == modules - {"__init__", "numbered"}

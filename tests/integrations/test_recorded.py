@@ -8,7 +8,7 @@ from integrations import recording
 from integrations.test_workloads import NEEDS
 from integrations.workloads.workload import Workload
 
-FEW = {"distilbert": 4, "lora": 4, "resnet18": 2, "gpt2": 6}
+FEW = {"distilbert": 4, "lora": 4, "resnet18": 2, "gpt2": 6, "graph": 8}
 """Batches, where more take long to take apart."""
 
 
