@@ -57,7 +57,7 @@ def _walked(value: object) -> Iterator[Tensor]:
         yield from _walked(inside)
 
 
-def _inside(value: object) -> Iterable:
+def _inside(value: Any) -> Iterable:
     if isinstance(value, Mapping):
         return value.values()
     if isinstance(value, list | tuple):

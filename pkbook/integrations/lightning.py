@@ -6,6 +6,9 @@ its gradients are complete.  Lightning calls ``training_step`` from within ``opt
 step is seen by the Trainer's own hooks and not by those of the optimizer.
 """
 
+# The library may not be there where types are checked.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+
 import functools
 import inspect
 import warnings

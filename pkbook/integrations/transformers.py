@@ -6,6 +6,9 @@ is derived from settings: each call of ``compute_loss`` is recorded with its bat
 ``num_items_in_batch``, its divisor, and the random numbers that it begins with.
 """
 
+# The library may not be there where types are checked.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

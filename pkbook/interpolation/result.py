@@ -169,7 +169,7 @@ class Interpolation:
         """
         return waterfall(self, query, output, top, show, labels, ax)
 
-    def largest(self, k: int) -> Self:
+    def largest(self, k: int) -> "Interpolation":
         """The same with the ``k`` largest contributions to each prediction, up or down.
 
         All others are zero, and their sum is one term, ``other["other samples"]``: the whole still

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pkbook.basics.nested import mapped, rebuilt, tensors_in
-from pkbook.kernels.of import Function, Of, column, output, plain
+from pkbook.kernels.of import Of, column, output, plain
 
 
 class Asked:
     """Queries, row by row, and what is asked of the model about them."""
 
-    def __init__(self, value: Any, of: Function | Of | None = None) -> None:
+    def __init__(self, value: Any, of: Any = None) -> None:
         """``value``: a tensor or a structure of tensors, all with one row for each query.
 
         Tensors of other lengths (a graph's nodes and edges) are one query, which is the whole.

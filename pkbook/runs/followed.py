@@ -29,7 +29,7 @@ class Followed(Recorded):
         ``how``: as for :class:`pkbook.runs.loops.Loop`.
         """
         self._keep_batches(folder)
-        self.loop = Loop(self, scaler, **how)
+        self.loop = Loop(self, scaler, **how)  # pyright: ignore[reportArgumentType]
         return self.loop
 
     def keep_step(self, record: StepRecord, given: list[Any]) -> None:

@@ -59,7 +59,7 @@ class LossRows:
         total = self.problem.reduced(self.value, *self.place)
         if not total.requires_grad:
             return torch.zeros_like(f)
-        edges = [before_casts(row) for row in self.rows]
+        edges: list[Any] = [before_casts(row) for row in self.rows]
         got = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
         pairs = zip(got, self.rows, strict=True)
         slopes = [torch.zeros_like(r) if g is None else g.to(r.dtype) for g, r in pairs]
@@ -74,8 +74,11 @@ def before_casts(row: Tensor) -> Tensor | GradientEdge:
     if row.grad_fn is None or row.grad_fn.name() != CAST:
         return row
     edge = get_gradient_edge(row)
-    while edge.node.name() == CAST and edge.node.next_functions[0][0] is not None:
-        edge = GradientEdge(*edge.node.next_functions[0])
+    while edge.node.name() == CAST:
+        node, place = edge.node.next_functions[0]
+        if node is None:
+            break
+        edge = GradientEdge(node, place)
     return edge
 
 
@@ -108,7 +111,7 @@ def chosen_rows(outputs: list[Any]) -> list[Tensor]:
     return found
 
 
-def require_cut(total: Tensor, rows: Tensor, slope: Tensor, parameters: list[Tensor]) -> None:
+def require_cut(total: Tensor, rows: Tensor, slope: Tensor, parameters: Sequence[Tensor]) -> None:
     """``ValueError`` where a loss depends on parameters by another way than through its rows.
 
     Plain autograd's gradient of the number against the one through the rows.

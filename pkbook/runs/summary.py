@@ -9,12 +9,12 @@ from pkbook.basics.words import counted
 from pkbook.runs.storage import FolderStore
 
 if TYPE_CHECKING:
-    from pkbook.runs.recording import Recording
+    from pkbook.runs.recorded import Recorded
 
 MOST_RATES = 3
 
 
-def of_run(run: "Recording") -> str:
+def of_run(run: "Recorded") -> str:
     """Model and optimizer, parameters, steps, and where they are kept."""
     kept = "in memory"
     if isinstance(run.store, FolderStore):
@@ -29,7 +29,7 @@ def of_run(run: "Recording") -> str:
     return "\n  ".join(lines)
 
 
-def _rates(run: "Recording") -> str:
+def _rates(run: "Recorded") -> str:
     """The learning rates now, and those of the first step where they were others."""
     now = _listed(run.optimizer.param_groups)
     first = _listed(run.store.steps[0].settings) if run.store.steps else now
@@ -50,7 +50,7 @@ def _parameters(model: nn.Module, names: list[str]) -> str:
     return f"{trained:,} of {sum(sizes.values()):,} trained, in {counted(len(names), 'tensor')}"
 
 
-def _checkpoints(run: "Recording") -> str:
+def _checkpoints(run: "Recorded") -> str:
     """How many there are; what is printed must not fail where a folder is damaged."""
     try:
         spaced = f"every {run.every} steps" if isinstance(run.every, int) else f"by {run.every!r}"
