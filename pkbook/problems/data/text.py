@@ -42,6 +42,24 @@ class Passages:
     words: tuple[str, ...]
     """The vocabulary: token ``v`` is ``words[v]``, the most frequent first."""
 
+    def part(self, first: int, last: int) -> "Passages":
+        """Passages ``first`` up to, not including, ``last``, with a vocabulary of their own.
+
+        >>> told = alice(12, chapters=(7,)).part(66, 162)
+        >>> told.x.shape, len(told.words)
+        (torch.Size([96, 12]), 342)
+        """
+        if not 0 <= first < last <= len(self.x):
+            raise ValueError(
+                f"first, last: expected 0 <= first < last <= {len(self.x)}, the number of "
+                f"passages, came {first}, {last}; write part(0, {len(self.x)})"
+            )
+        x, y = self.x[first:last], self.y[first:last]
+        kept = _often_first([self.words[v] for row in (*x, *y[:, -1:]) for v in row.tolist()])
+        moved = torch.zeros(len(self.words), dtype=torch.int64)
+        moved[[self._numbers[word] for word in kept]] = torch.arange(len(kept))
+        return Passages(moved[x], moved[y], self.chapter[first:last], kept)
+
     def encode(self, text: str) -> Tensor:
         """A text as tokens, int64 ``[T]``; ``ValueError`` for a word that is not in ``words``."""
         tokens = tokenise(text)
@@ -90,7 +108,7 @@ def alice(length: int = 16, *, chapters: Sequence[int] | None = None) -> Passage
     >>> told.x.shape, len(told.words)
     (torch.Size([193, 16]), 617)
     >>> told.read(told.x[0])
-    'chapter vii . a mad tea - party there was a table set out under a'
+    'chapter vii. a mad tea - party there was a table set out under a'
     """
     check.check_count("length", length)
     chosen = range(1, CHAPTERS + 1) if chapters is None else _checked(chapters)
@@ -101,8 +119,7 @@ def alice(length: int = 16, *, chapters: Sequence[int] | None = None) -> Passage
             f"length: expected less than {shortest}, the tokens of the shortest of these "
             f"chapters, came {length}; write length=16"
         )
-    count = Counter(token for text in texts for token in text)
-    words = tuple(sorted(count, key=lambda word: (-count[word], word)))
+    words = _often_first([token for text in texts for token in text])
     numbers = {word: number for number, word in enumerate(words)}
     x, y, of = [], [], []
     for c, text in zip(chosen, texts, strict=True):
@@ -121,6 +138,12 @@ def tokenise(text: str) -> list[str]:
     ["'", 'who', 'are', 'you', '?', "'", 'said', 'the', 'caterpillar', '.']
     """
     return WORD.findall(text.lower())
+
+
+def _often_first(tokens: list[str]) -> tuple[str, ...]:
+    """Each word once, the most frequent first; equally frequent ones by the alphabet."""
+    count = Counter(tokens)
+    return tuple(sorted(count, key=lambda word: (-count[word], word)))
 
 
 def _checked(chapters: object) -> Sequence[int]:
