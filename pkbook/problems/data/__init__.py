@@ -1,7 +1,8 @@
 """The data of the paper's Section 5: planar sets, lines, images, printed glyphs; and a book.
 
-Every function returns ``Samples(x, y)`` on the CPU, ``alice`` its ``Passages``. Without a ``generator`` the result is the
-same at every call; the global random state is never read or changed.
+Every function returns ``Samples(x, y)`` on the CPU, but ``alice``, which returns ``Passages``.
+Without a ``generator`` the result is the same at every call; the global random state is never read
+or changed.
 """
 
 from pkbook.problems.data.download import cifar10_full, mnist_full

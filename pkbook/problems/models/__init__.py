@@ -6,4 +6,14 @@ from pkbook.problems.models.fully_connected import Scale, mlp, ntk_mlp
 from pkbook.problems.models.language import gpt
 from pkbook.problems.models.transformer import vit
 
-__all__ = ["Scale", "activations", "cifar_cnn", "gpt", "mlp", "mnist_cnn", "ntk_mlp", "pools", "vit"]
+__all__ = [
+    "Scale",
+    "activations",
+    "cifar_cnn",
+    "gpt",
+    "mlp",
+    "mnist_cnn",
+    "ntk_mlp",
+    "pools",
+    "vit",
+]
