@@ -206,10 +206,10 @@ def test_alice_is_the_file_in_passages():
     same = told.chapter[1:] == told.chapter[:-1]
     assert torch.equal(told.y[:-1, -1][same], told.x[1:, 0][same])
     assert len(told.words) == len(set(told.words)) == 2643
-    count = torch.cat([told.x.flatten(), told.y[:, -1]]).bincount(minlength=2643)
+    count = told.x.flatten().bincount(minlength=2643)
     assert told.words[0] == ","
-    assert 0 <= text.count(",") - int(count[0]) < 12 * 16 * 0.2
-    assert 0 <= len(text.lower().split(" hatter")) - 1 - int(count[told.words.index("hatter")]) < 9
+    assert 0 <= text.count(",") - int(count[0]) < 30  # what is left at the ends of chapters
+    assert 0 <= 34_088 - len(told.x) * 16 <= 12 * 16
     first = "".join(told.words[v] for v in told.x[0].tolist())
     assert "".join(text.lower().split()).startswith(first)
 
@@ -227,6 +227,8 @@ def test_passages_are_read_encoded_and_taken_apart():
     assert part.x.shape == (96, 12)
     for mine, whole in zip((*part.x, *part.y), (*told.x[66:162], *told.y[66:162]), strict=True):
         assert [part.words[v] for v in mine] == [told.words[v] for v in whole]
+    often = [int((part.y == v).sum()) + int(part.x[0, 0] == v) for v in range(len(part.words))]
+    assert often == sorted(often, reverse=True)
     assert set(part.words) == {part.words[v] for v in (*part.x.flatten(), *part.y.flatten())}
     with pytest.raises(ValueError, match="text must be made of words of these passages, got 'zeb"):
         told.encode("a zebra")

@@ -10,19 +10,14 @@ from pkbook.lab.experiments import language
 from pkbook.lab.plots import marked_words
 
 TINY = language.Config(
-    first=120, last=128, length=6, width=8, rate=0.02, warm=2, size=4, steps=5, nodes=3
+    first=0, last=40, length=6, width=8, rate=0.02, warm=2, size=4, steps=5, nodes=3
 )
-PROMPTS = [("twinkle,", "twinkle"), ("the hatter", ",")]
 
 
 def passages():
-    return data_at("twinkle")
-
-
-def data_at(word):
-    """Eight passages of six tokens around the first one that has the word."""
+    """Eight passages of six tokens around the first one that has a star in it."""
     told = pk.data.alice(6, chapters=(7,))
-    first = int((told.x == told.words.index(word)).any(1).nonzero()[0, 0])
+    first = int((told.x == told.words.index("twinkle")).any(1).nonzero()[0, 0])
     return told.part(first - 4, first + 4)
 
 
@@ -57,40 +52,33 @@ def test_prompts_of_other_lengths_are_asked_at_their_own_last_token():
 
 
 def test_the_first_step_is_that_of_the_tokens_own_gradients():
-    """One step of SGD in float64: each token's share by its own loss's gradient, by autograd."""
+    """One tiny step of SGD in float64: each token's share by its own loss's gradient."""
     told = passages()
     net = pk.models.gpt(len(told.words), 6, width=8, blocks=1, seed=0).double()
-    sgd = torch.optim.SGD(net.parameters(), lr=1e-3)
+    sgd = torch.optim.SGD(net.parameters(), lr=1e-6)
     run = pk.Trajectory(net, language.next_word, sgd, (told.x, told.y))
     run.step([1, 4, 6])
     asked = language.ask(told, [("twinkle,", "twinkle")])
-    one = run.interpolate(asked, of=language.log_probability, by_token=True)
+    one = run.interpolate(asked, of=language.log_probability, by_token=True, tolerance=None)
     start = run.model_at(0)
     weights = list(start.parameters())
     phi = torch.autograd.grad(language.log_probability(start, asked)[0], weights)
     losses = F.cross_entropy(start(told.x).transpose(1, 2), told.y, reduction="none")
-    for i in range(8):
+    shares = torch.zeros(8, 6, dtype=torch.float64)
+    for i in (1, 4, 6):
         for t in range(6):
-            share = 0.0
-            if i in (1, 4, 6):
-                grads = torch.autograd.grad(losses[i, t], weights, retain_graph=True)
-                share = -1e-3 / 18 * sum((a * g).sum() for a, g in zip(phi, grads, strict=True))
-            # the query's gradient is averaged over the step, so up to the size of the step
-            assert float(one.by_token[i, t, 0, 0]) == pytest.approx(
-                float(share), rel=0.02, abs=1e-8
-            )
+            grads = torch.autograd.grad(losses[i, t], weights, retain_graph=True)
+            shares[i, t] = -1e-6 / 18 * sum((a * g).sum() for a, g in zip(phi, grads, strict=True))
+    gap = (one.by_token[..., 0, 0] - shares).abs().max()
+    assert gap < 1e-4 * shares.abs().max()
 
 
 def test_all_that_is_added_up_closes():
-    result = language.run(language.Config(**{**vars(TINY), "first": 0, "last": 40}), PROMPTS_OF_40)
-    told = result.told
+    told = language.run(TINY, [("the", "march")]).told
     assert told.by_token.shape == (40, 6, 1, 1)
     torch.testing.assert_close(told.by_token.sum(1), told.contributions)
     torch.testing.assert_close(sum(told.by_parameter.values()), told.contributions)
     assert float(told.completeness.max()) < 1e-3
-
-
-PROMPTS_OF_40 = [("the", "march")]
 
 
 def test_presets():

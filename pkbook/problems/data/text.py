@@ -55,7 +55,9 @@ class Passages:
                 f"passages, came {first}, {last}; write part(0, {len(self.x)})"
             )
         x, y = self.x[first:last], self.y[first:last]
-        kept = _often_first([self.words[v] for row in (*x, *y[:, -1:]) for v in row.tolist()])
+        begins = self.chapter[first:last].diff(prepend=self.chapter.new_zeros(1)) != 0
+        each_once = torch.cat([x[begins, 0], y.flatten()])
+        kept = _often_first([self.words[v] for v in each_once.tolist()])
         moved = torch.zeros(len(self.words), dtype=torch.int64)
         moved[[self._numbers[word] for word in kept]] = torch.arange(len(kept))
         return Passages(moved[x], moved[y], self.chapter[first:last], kept)
