@@ -94,10 +94,11 @@ def test_presets():
 
 
 def test_marked_words():
-    marked = marked_words(["a<b", "c", "d"], [2.0, -0.2, 0.01], most=2.0)
-    assert "a&lt;b<sub>+2.00</sub>" in marked
+    marked = marked_words(["a<b", "c", "d"], [2.0, -0.4, 0.01], most=2.0)
+    assert "a&lt;b<sub>\N{THIN SPACE}+2.00</sub>" in marked
     assert "rgba(213, 94, 0, 0.40)" in marked
-    assert "rgba(0, 114, 178, 0.04)" in marked
+    assert "rgba(0, 114, 178, 0.08)" in marked
+    assert "c<sub>\N{THIN SPACE}\N{MINUS SIGN}0.40</sub>" in marked
     assert marked.count("dotted") == marked.count("solid") == 1
     assert marked.endswith(" <span>d</span>")
     with pytest.raises(ValueError, match="one number for each of 1 words, got 2"):

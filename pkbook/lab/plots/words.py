@@ -47,8 +47,10 @@ def _marked(word: str, share: float, value: float) -> str:
     colour, line = (PLUS, "solid") if share > 0 else (MINUS, "dotted")
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     opacity = STRONGEST * min(abs(share), 1.0)
-    number = f"<sub>{value:+.2f}</sub>" if abs(share) >= NAMED else ""
+    named = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    number = f"<sub>\N{THIN SPACE}{named}</sub>" if abs(share) >= NAMED else ""
     return (
         f'<span style="background: rgba({red}, {green}, {blue}, {opacity:.2f}); '
-        f'border-bottom: 2px {line} {colour}; padding: 0 2px">{text}{number}</span>'
+        f'border-bottom: 2px {line} {colour}; padding: 0 2px; white-space: nowrap">'
+        f"{text}{number}</span>"
     )
