@@ -1,5 +1,6 @@
 """The data sets: geometry counted anew, bytes compared with the files, bad input refused."""
 
+import gzip
 import hashlib
 import math
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from pkbook.problems import data
-from pkbook.problems.data import images
+from pkbook.problems.data import images, text as texts
 
 
 def seeded(seed):
@@ -192,7 +193,69 @@ def test_checksum_of_embedded_files(name, tmp_path, monkeypatch):
     assert "install pkbook again" in str(caught.value)
 
 
+def test_alice_is_the_file_in_passages():
+    """Counted anew from the bytes by other means than the tokeniser's."""
+    text = gzip.decompress((texts.folder / "alice.txt.gz").read_bytes()).decode()
+    assert hashlib.sha256(text.encode()).hexdigest() == (
+        "9bd467759250b887bdf5c4420662aa1f0880f5f852ca4319a2158916f2affd76"
+    )
+    told = data.alice(16)
+    assert told.x.shape == told.y.shape == (len(told.chapter), 16)
+    assert told.chapter.unique().tolist() == list(range(1, 13))
+    assert torch.equal(told.x[:, 1:], told.y[:, :-1])
+    same = told.chapter[1:] == told.chapter[:-1]
+    assert torch.equal(told.y[:-1, -1][same], told.x[1:, 0][same])
+    assert len(told.words) == len(set(told.words)) == 2643
+    count = told.x.flatten().bincount(minlength=2643)
+    assert told.words[0] == ","
+    assert 0 <= text.count(",") - int(count[0]) < 30  # what is left at the ends of chapters
+    assert 0 <= 34_088 - len(told.x) * 16 <= 12 * 16
+    first = "".join(told.words[v] for v in told.x[0].tolist())
+    assert "".join(text.lower().split()).startswith(first)
+
+
+def test_passages_are_read_encoded_and_taken_apart():
+    told = data.alice(12, chapters=(7, 2))
+    assert told.chapter[0] == 7
+    assert told.chapter[-1] == 2
+    row = told.encode("'Twinkle,  twinkle -- little BAT!'")
+    assert [told.words[v] for v in row] == [
+        "'", "twinkle", ",", "twinkle", "--", "little", "bat", "!", "'",
+    ]  # fmt: skip
+    assert told.read(row[1:-1]) == "twinkle, twinkle-- little bat!"
+    part = told.part(66, 162)
+    assert part.x.shape == (96, 12)
+    for mine, whole in zip((*part.x, *part.y), (*told.x[66:162], *told.y[66:162]), strict=True):
+        assert [part.words[v] for v in mine] == [told.words[v] for v in whole]
+    often = [int((part.y == v).sum()) + int(part.x[0, 0] == v) for v in range(len(part.words))]
+    assert often == sorted(often, reverse=True)
+    assert set(part.words) == {part.words[v] for v in (*part.x.flatten(), *part.y.flatten())}
+    with pytest.raises(ValueError, match="text must be made of words of these passages, got 'zeb"):
+        told.encode("a zebra")
+    for wrong in ((0, 0), (-1, 3), (0, len(told.x) + 1)):
+        with pytest.raises(ValueError, match="expected 0 <= first < last"):
+            told.part(*wrong)
+
+
+def test_checksum_of_the_text(tmp_path, monkeypatch):
+    content = (texts.folder / "alice.txt.gz").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == texts.checksum
+    assert texts.checksum in (texts.folder / "PROVENANCE.md").read_text()
+    (tmp_path / "alice.txt.gz").write_bytes(content[:-1])
+    monkeypatch.setattr(texts, "folder", tmp_path)
+    texts._chapters.cache_clear()
+    with pytest.raises(ValueError, match="install pkbook again"):
+        data.alice()
+
+
 REFUSED = [
+    (lambda: data.alice(0), ValueError, ["length", "at least 1"]),
+    (lambda: data.alice(12.0), TypeError, ["length", "12.0"]),
+    (lambda: data.alice(4000, chapters=(7,)), ValueError, ["length", "came 4000", "length=16"]),
+    (lambda: data.alice(chapters=7), TypeError, ["chapters", "came 7", "chapters=(7,)"]),
+    (lambda: data.alice(chapters=(0,)), ValueError, ["chapters", "1 to 12", "came 0"]),
+    (lambda: data.alice(chapters=(1, 1)), ValueError, ["chapters", "none twice"]),
+    (lambda: data.alice(chapters=(1.0,)), TypeError, ["chapters", "1.0"]),
     (lambda: data.ring_and_disk(0), ValueError, ["n:", "at least 1", "came 0"]),
     (lambda: data.ring_and_disk(1), ValueError, ["n:", "at least 2", "n=600"]),
     (lambda: data.ring_and_disk(6.0), TypeError, ["n:", "6.0", "n=100"]),

@@ -28,6 +28,7 @@ from pkbook.lab.plots.inline import show, svg
 from pkbook.lab.plots.seeds import band, dots
 from pkbook.lab.plots.spectra import eigenfunctions, mode_energy, share_curve
 from pkbook.lab.plots.waterfall import waterfall
+from pkbook.lab.plots.words import marked_words
 
 __all__ = [
     "CLASS_COLOURS",
@@ -46,6 +47,7 @@ __all__ = [
     "eigenfunctions",
     "figure",
     "kernel_matrix",
+    "marked_words",
     "mode_energy",
     "neighbours",
     "rasterise",

@@ -1,7 +1,8 @@
-"""The data of the paper's Section 5: planar sets, lines, images, printed glyphs.
+"""The data of the paper's Section 5: planar sets, lines, images, printed glyphs; and a book.
 
-Every function returns ``Samples(x, y)`` on the CPU. Without a ``generator`` the result is the
-same at every call; the global random state is never read or changed.
+Every function returns ``Samples(x, y)`` on the CPU, but ``alice``, which returns ``Passages``.
+Without a ``generator`` the result is the same at every call; the global random state is never read
+or changed.
 """
 
 from pkbook.problems.data.download import cifar10_full, mnist_full
@@ -10,9 +11,12 @@ from pkbook.problems.data.images import cifar10, cifar10_classes, mnist
 from pkbook.problems.data.lines import sine, square_wave
 from pkbook.problems.data.planar import circle, ellipse, ring_and_disk
 from pkbook.problems.data.samples import Samples
+from pkbook.problems.data.text import Passages, alice
 
 __all__ = [
+    "Passages",
     "Samples",
+    "alice",
     "cifar10",
     "cifar10_classes",
     "cifar10_full",

@@ -3,6 +3,17 @@
 from pkbook.problems.models.building import activations, pools
 from pkbook.problems.models.convolutional import cifar_cnn, mnist_cnn
 from pkbook.problems.models.fully_connected import Scale, mlp, ntk_mlp
+from pkbook.problems.models.language import gpt
 from pkbook.problems.models.transformer import vit
 
-__all__ = ["Scale", "activations", "cifar_cnn", "mlp", "mnist_cnn", "ntk_mlp", "pools", "vit"]
+__all__ = [
+    "Scale",
+    "activations",
+    "cifar_cnn",
+    "gpt",
+    "mlp",
+    "mnist_cnn",
+    "ntk_mlp",
+    "pools",
+    "vit",
+]
