@@ -55,7 +55,7 @@ class LossRows:
         total = self.problem.reduced(self.value, *self.place)
         if not total.requires_grad:
             return torch.zeros_like(f)
-        edges = [before_casts(row) for row in self.rows]
+        edges: Any = [before_casts(row) for row in self.rows]
         got = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
         pairs = zip(got, self.rows, strict=True)
         slopes = [torch.zeros_like(r) if g is None else g.to(r.dtype) for g, r in pairs]
@@ -70,8 +70,11 @@ def before_casts(row: Tensor) -> Tensor | GradientEdge:
     if row.grad_fn is None or row.grad_fn.name() != CAST:
         return row
     edge = get_gradient_edge(row)
-    while edge.node.name() == CAST and edge.node.next_functions[0][0] is not None:
-        edge = GradientEdge(*edge.node.next_functions[0])
+    while edge.node.name() == CAST:
+        node, place = edge.node.next_functions[0]
+        if node is None:
+            break
+        edge = GradientEdge(node, place)
     return edge
 
 
