@@ -51,7 +51,7 @@ COPIED = (
 )
 
 
-class Recorder(_Callback):
+class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
     r"""Records the next ``trainer.fit(module, ...)`` as a :class:`pkbook.Trajectory`.
 
     The Trainer goes on drawing, accumulating, clipping and stepping as it would without: the

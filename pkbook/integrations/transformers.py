@@ -37,7 +37,7 @@ NUMBERS = "sample_numbers"
 """The key under which the numbers travel in a batch."""
 
 
-class Recorder(_Callback):
+class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
     r"""Records the next ``trainer.train()`` as a :class:`pkbook.Trajectory`.
 
     The Trainer goes on drawing, accumulating, clipping and stepping as it would without: the
@@ -87,7 +87,8 @@ class Recorder(_Callback):
         if not isinstance(trainer, Trainer):
             raise TypeError(f"trainer must be a transformers.Trainer, got {type(trainer).__name__}")
         _require_plain(trainer, Trainer)
-        self.trainer, self.folder, self.check = trainer, folder, check
+        self.trainer: Any = trainer
+        self.folder, self.check = folder, check
         self.every = require_whole(every, "every")
         self._run: Trajectory | None = None
         self._began = 0
@@ -104,7 +105,8 @@ class Recorder(_Callback):
 
     def _attach(self) -> None:
         trainer = self.trainer
-        self._plain_loss, loader = trainer.compute_loss, trainer.get_train_dataloader
+        loader = trainer.get_train_dataloader
+        self._plain_loss: Callable[..., Any] = trainer.compute_loss
         trainer.compute_loss = self._compute_loss
 
         def get_train_dataloader() -> Any:
