@@ -1,4 +1,4 @@
-"""The small GPT: counted by hand, written out with loops, and known to the kernels in every tensor."""
+"""The small GPT: counted by hand, written out with loops, known to the kernels tensor by tensor."""
 
 import pytest
 import torch
