@@ -91,7 +91,7 @@ class Trajectory(Recording):
     ``every``     checkpoints kept             states held by a replay     steps made by a replay
     ============  ===========================  ==========================  =======================
     a number s    :math:`K/s`                  s                           :math:`K`
-    ``"sqrt"``    at most :math:`2\sqrt K`+2   :math:`\sqrt K`              :math:`K`
+    ``"sqrt"``    at most :math:`2\sqrt K+2`   :math:`\sqrt K`              :math:`K`
     ``"log"``     :math:`2+\log_2(K/50)`       :math:`2\sqrt L`             :math:`2K`
     ============  ===========================  ==========================  =======================
 
