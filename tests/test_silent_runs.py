@@ -78,8 +78,15 @@ def normed(kind):
 
 @pytest.mark.parametrize(
     "make",
-    [Keeping, pruned, normed(nn.utils.weight_norm), normed(nn.utils.spectral_norm)],
-    ids=["keeping", "pruned", "weight norm", "spectral norm"],
+    [
+        Keeping,
+        pruned,
+        normed(nn.utils.weight_norm),
+        normed(nn.utils.spectral_norm),
+        normed(nn.utils.parametrizations.weight_norm),
+        normed(nn.utils.parametrizations.orthogonal),
+    ],  # fmt: skip
+    ids=["keeping", "pruned", "weight norm", "spectral norm", "parametrized", "orthogonal"],
 )
 def test_models_that_cannot_be_deep_copied_are_replayed(make):
     model = make()

@@ -136,6 +136,8 @@ def _inside(value: object) -> list | None:
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     if isinstance(value, nn.Module):
+        if hasattr(value, "__deepcopy__"):  # of parametrized ones, which have no state to pickle
+            return list(vars(value).values())
         state = value.__getstate__()  # without a trainer that a module leaves out of its copies
         return list(state.values()) if isinstance(state, dict) else [state]
     if isinstance(value, MethodType):
