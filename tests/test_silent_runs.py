@@ -85,7 +85,7 @@ def normed(kind):
         normed(nn.utils.spectral_norm),
         normed(nn.utils.parametrizations.weight_norm),
         normed(nn.utils.parametrizations.orthogonal),
-    ],  # fmt: skip
+    ],
     ids=["keeping", "pruned", "weight norm", "spectral norm", "parametrized", "orthogonal"],
 )
 def test_models_that_cannot_be_deep_copied_are_replayed(make):
