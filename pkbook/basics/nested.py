@@ -47,14 +47,20 @@ def tensors_in(value: object) -> list[Tensor]:
     >>> len(tensors_in([torch.ones(1), {"a": (torch.ones(2), 3)}]))
     2
     """
-    return list(_walked(value))
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _walked(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
+def leaves(value: Any) -> Iterator[Any]:
+    """All that is in a structure and is none itself, in its order, and the keys of dictionaries."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield key
+            yield from leaves(entry)
+    elif isinstance(value, list | tuple) or _is_data(value):
+        for entry in _inside(value):
+            yield from leaves(entry)
+    else:
         yield value
-    for inside in _inside(value):
-        yield from _walked(inside)
 
 
 def _inside(value: Any) -> Iterable:

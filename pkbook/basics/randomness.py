@@ -1,8 +1,10 @@
 """The global random generators, used and left as they were."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -32,3 +34,14 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         for g in generators:
             g.manual_seed(seed)
         yield
+
+
+@contextmanager
+def others_kept() -> Iterator[None]:
+    """The global generators of numpy and ``random``; whatever is drawn from them is undone."""
+    numbers, own = np.random.get_state(), random.getstate()  # noqa: NPY002 - the global one
+    try:
+        yield
+    finally:
+        np.random.set_state(numbers)  # noqa: NPY002
+        random.setstate(own)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pkbook.basics.checks import require_whole
 from pkbook.basics.inference import outside_inference
@@ -127,12 +126,7 @@ class OnePass:
 
     def of_all(self, progress: bool) -> Tensor:
         """``[n, C]``."""
-        with tqdm(total=len(self.run), disable=not progress, desc="steps taken apart") as bar:
-            for part in self.run.segments_backwards():
-                for offset in reversed(range(len(part.states) - 1)):
-                    before, after = part.states[offset : offset + 2]
-                    self.step(part.start + offset, before, after, part.model)
-                    bar.update()
+        self.walk.backwards(progress, self.step)
         return self.own[self.place[self.numbers]]
 
     def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:

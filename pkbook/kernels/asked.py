@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pkbook.basics.nested import mapped, rebuilt, tensors_in
+from pkbook.basics.nested import rebuilt, tensors_in
 from pkbook.kernels.of import Of, column, output, plain
 
 
@@ -120,8 +120,8 @@ def both_asked(x1: Any, x2: Any, of: Any, outputs: int | Tensor | None) -> tuple
             raise ValueError("give of or outputs, not both: of is a function of the model already")
         if isinstance(outputs, Tensor) and outputs.ndim and x2 is not None:
             raise ValueError(
-                "outputs must be one number where x2 is given, got one for each input; ask with "
-                "of=pk.of.output_of_each(outputs) on each of the two, pk.of.asked(x, of)"
+                "outputs must be one number where x2 is given, got one for each input; write "
+                "x2=None, or reduce='full' and choose among its entries"
             )
         of = column(outputs)
     return asked(x1, of, "x1"), None if x2 is None else asked(x2, of, "x2")
@@ -154,8 +154,3 @@ def row_shapes(x: Inputs) -> tuple:
 def applied(model: nn.Module, x: Inputs) -> Tensor:
     """The model's outputs, or what is asked of it."""
     return model(x) if isinstance(x, Tensor) else x.applied(model)
-
-
-def moved(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Queries of any kind with every tensor changed."""
-    return x.mapped(change) if isinstance(x, Asked) else mapped(x, change)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pkbook.basics.randomness import kept, seeded
+from pkbook.basics.randomness import kept, others_kept, seeded
 from pkbook.runs.copies import copied
 from pkbook.runs.loss_rows import LossRows, require_cut
 from pkbook.runs.optimizers import StepState, rule_of
@@ -270,18 +270,13 @@ def _random_states(device: torch.device) -> dict[str, object]:
 @contextmanager
 def _as_later(device: torch.device) -> Iterator[None]:
     """As when a run is taken apart: without autocast. Global random numbers stay as they are."""
-    numbers = np.random.get_state()  # noqa: NPY002
-    own = random.getstate()
     with ExitStack() as stack:
+        stack.enter_context(others_kept())
         stack.enter_context(kept(device))
         for kind in {"cpu", device.type}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)  # noqa: NPY002
-            random.setstate(own)
+        yield
 
 
 def _attributes(model: nn.Module) -> dict[tuple[str, str], object]:

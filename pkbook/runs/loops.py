@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from pkbook.basics.checks import is_finite_number, require_finite
 from pkbook.runs.batches import sample_numbers
 from pkbook.runs.conditions import Conditions, autocast_now, states
-from pkbook.runs.kept_batches import Kept
 
 if TYPE_CHECKING:
     from pkbook.runs.recording import Recording
@@ -257,6 +256,3 @@ class Watched:
 
     def __len__(self) -> int:
         return len(self.sampler)  # pyright: ignore[reportArgumentType]
-
-
-__all__ = ["Kept", "Loop", "division_of", "uncompiled", "unwrapped"]

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from pkbook.basics.fingerprints import fingerprint
-from pkbook.basics.nested import mapped, outline, rows_of, tensors_in
-from pkbook.basics.randomness import seeded
+from pkbook.basics.nested import leaves, mapped, outline, rows_of, tensors_in
+from pkbook.basics.randomness import others_kept, seeded
 
 Collate = Callable[[list], Any]
 
@@ -126,21 +126,16 @@ def together(
 @contextmanager
 def drawing(seed: int) -> Iterator[None]:
     """Random numbers of torch, numpy and ``random`` from a seed; the global ones stay."""
-    numbers, own = np.random.get_state(), random.getstate()  # noqa: NPY002 - the global ones
-    with seeded(seed, torch.device("cpu")):
-        np.random.seed(seed)  # noqa: NPY002
+    with others_kept(), seeded(seed, torch.device("cpu")):
+        np.random.seed(seed)  # noqa: NPY002 - the global one
         random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)  # noqa: NPY002
-            random.setstate(own)
+        yield
 
 
 def content(sample: Any) -> str:
     """CRC-32 of one sample: its tensors and arrays, and its plain values."""
     crc = 0
-    for value in _leaves(sample):
+    for value in leaves(sample):
         if isinstance(value, Tensor):
             crc = zlib.crc32(fingerprint(value).encode(), crc)
         elif hasattr(value, "__array__"):  # numpy, and images of PIL
@@ -151,20 +146,6 @@ def content(sample: Any) -> str:
         else:
             crc = zlib.crc32(type(value).__name__.encode(), crc)
     return f"{crc:08x}"
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield key
-            yield from _leaves(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _leaves(entry)
-    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        yield from _leaves([getattr(value, name) for name in value.__dataclass_fields__])
-    else:
-        yield value
 
 
 def as_tensor(numbers: Sequence[int], device: torch.device) -> Tensor:
