@@ -35,7 +35,7 @@ PLAIN = Conditions()
 def states(device: torch.device) -> tuple[str, ...]:
     """The states of the generators now."""
     with kept(device) as generators:
-        return tuple(base64.b64encode(bytes(g.get_state().tolist())).decode() for g in generators)
+        return tuple(base64.b64encode(g.get_state().numpy().tobytes()).decode() for g in generators)
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def drawn_as(random: tuple[str, ...], seed: int, device: torch.device) -> Iterat
         return
     with kept(device) as generators:
         for g, state in zip(generators, random, strict=True):
-            g.set_state(torch.tensor(list(base64.b64decode(state)), dtype=torch.uint8))
+            g.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
         yield
 
 
