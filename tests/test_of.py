@@ -145,7 +145,41 @@ def test_a_query_that_has_no_rows_is_one():
     torch.testing.assert_close(pk.tangent_features(model, graph)[0], rows)
 
 
+PLACES = torch.tensor([1, -2, 0])
+ROWS = torch.arange(3)
+
+
+@pytest.mark.parametrize(("of", "function"), [
+    (pk.of.margin(2, 0, at=-1), lambda m, q: m(q)[:, 1, 2] - m(q)[:, 1, 0]),
+    (pk.of.margin(LABELS % 3, 1, at=PLACES),
+     lambda m, q: m(q)[ROWS, PLACES, LABELS % 3] - m(q)[ROWS, PLACES, 1]),
+    (pk.of.log_probability(LABELS % 3, at=PLACES),
+     lambda m, q: m(q).log_softmax(2)[ROWS, PLACES, LABELS % 3]),
+])  # fmt: skip
+def test_a_word_at_one_place_of_a_sequence(of, function):
+    model = Sequence()
+    wanted = by_autograd(model, function, Q)
+    torch.testing.assert_close(pk.tangent_features(model, Q, of=of)[:, 0], wanted)
+    run = trained(model, lambda f, y: (f.sum(2) - y).square().mean(), torch.stack([Y, Y], 1))
+    told = run.interpolate(Q, of=of)
+    ends = [function(run.model_at(k), Q).detach() for k in (0, len(run))]
+    torch.testing.assert_close(told.change[:, 0], ends[1] - ends[0])
+    assert float(told.completeness.max()) < 1e-9
+
+
+@pytest.mark.parametrize(("of", "match"), [
+    (pk.of.margin(2, 0), r"outputs \[n, T, C\] needs a place.*write at=-1"),
+    (pk.of.log_probability(2, at=2), "at must lie in 0..1"),
+    (pk.of.log_probability(2, at=PLACES[:2]), "one row per sample|at needs one"),
+    (pk.of.log_probability(2, at=PLACES + 5), "out of bounds"),
+])  # fmt: skip
+def test_a_place_that_is_not_there_is_refused(of, match):
+    with pytest.raises((ValueError, RuntimeError, IndexError), match=match):
+        pk.tangent_features(Sequence(), Q, of=of)
+
+
 @pytest.mark.parametrize(("ask", "match"), [
+    (lambda run: run.interpolate(Q, of=pk.of.margin(2, 0, at=-1)), r"at needs outputs \[n, T, C"),
     (lambda run: run.interpolate(Q, of=lambda m, q: m(q) - m(q).mean(0)), "mixes the samples"),
     (lambda run: run.interpolate(Q, of=lambda m, q: m(q).sum()), r"one row per sample"),
     (lambda run: run.interpolate(Q, of=3), r"of must be a function.*outputs=3"),

@@ -96,19 +96,40 @@ def _of_each(labels: int | Tensor, f: Tensor, name: str) -> Tensor:
     return chosen.long()[:, None]
 
 
-def _per_query(*labels: int | Tensor) -> tuple[list[Tensor], Callable]:
+def _per_query(*labels: int | Tensor | None) -> tuple[list[Tensor], Callable]:
     """Tensors travel with the queries; numbers are the same for all."""
     rows = [t for t in labels if isinstance(t, Tensor) and t.ndim]
 
-    def all_of(got: tuple[Tensor, ...]) -> list[int | Tensor]:
+    def all_of(got: tuple[Tensor, ...]) -> list[Any]:
         following = iter(got)
         return [next(following) if isinstance(t, Tensor) and t.ndim else t for t in labels]
 
     return rows, all_of
 
 
-def margin(winner: int | Tensor, rival: int | Tensor) -> Of:
+def _at_place(f: Tensor, place: int | Tensor | None, name: str) -> Tensor:
+    """The outputs ``[n, C]``; of a sequence's, ``[n, T, C]``, those at one place of each."""
+    if place is None:
+        if f.ndim == 3:
+            raise ValueError(
+                f"{name} of outputs [n, T, C] needs a place, got shape {tuple(f.shape)} and "
+                "at=None; write at=-1 for the last token, or one place for each query"
+            )
+        return f
+    if f.ndim != 3:
+        raise ValueError(f"at needs outputs [n, T, C], got shape {tuple(f.shape)}; leave at out")
+    if not isinstance(place, Tensor) and not -f.shape[1] <= place < f.shape[1]:
+        raise ValueError(f"at must lie in 0..{f.shape[1] - 1} for these outputs, got {place}")
+    chosen = _of_each(place, f[:, :, 0], "at")
+    chosen = torch.where(chosen < 0, chosen + f.shape[1], chosen)  # gather refuses what is beyond
+    return f.gather(1, chosen[:, :, None].expand(-1, 1, f.shape[2]))[:, 0]
+
+
+def margin(winner: int | Tensor, rival: int | Tensor, at: int | Tensor | None = None) -> Of:
     r""":math:`f_a-f_b`, one pair of outputs for all queries or one for each ``[n]``.
+
+    ``at`` is the place in a sequence, one for all queries or one for each, where the outputs are
+    ``[n, T, C]``: ``at=-1`` compares two next words after the last one.
 
     >>> from pkbook.kernels.features import tangent_features
     >>> line = nn.Linear(1, 3, bias=False)
@@ -117,23 +138,27 @@ def margin(winner: int | Tensor, rival: int | Tensor) -> Of:
     <BLANKLINE>
             [[-1.,  1.,  0.]]])
     """
-    rows, all_of = _per_query(winner, rival)
+    rows, all_of = _per_query(winner, rival, at)
 
     def call(model: nn.Module, queries: Any, *got: Tensor) -> Tensor:
-        f = plain(model, queries)
-        a, b = (_of_each(t, f, "margin") for t in all_of(got))
+        *labels, place = all_of(got)
+        f = _at_place(plain(model, queries), place, "margin")
+        a, b = (_of_each(t, f, "margin") for t in labels)
         return (f.gather(1, a) - f.gather(1, b))[:, 0]
 
     return Of("margin", call, *rows)
 
 
-def log_probability(label: int | Tensor) -> Of:
-    r""":math:`\log\mathrm{softmax}(f)_y`, of one label for all queries or one for each ``[n]``."""
-    rows, all_of = _per_query(label)
+def log_probability(label: int | Tensor, at: int | Tensor | None = None) -> Of:
+    r""":math:`\log\mathrm{softmax}(f)_y`, of one label for all queries or one for each ``[n]``.
+
+    ``at`` is the place in a sequence where the outputs are ``[n, T, C]``, as in `margin`.
+    """
+    rows, all_of = _per_query(label, at)
 
     def call(model: nn.Module, queries: Any, *got: Tensor) -> Tensor:
-        f = plain(model, queries)
-        (y,) = all_of(got)
+        y, place = all_of(got)
+        f = _at_place(plain(model, queries), place, "log_probability")
         return F.log_softmax(f, 1).gather(1, _of_each(y, f, "log_probability"))[:, 0]
 
     return Of("log_probability", call, *rows)
