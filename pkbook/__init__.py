@@ -13,10 +13,10 @@ from pkbook.basics.processes import RankError
 from pkbook.basics.version import __version__
 from pkbook.interpolation.explain import explain
 from pkbook.interpolation.explanation import Explanation
-from pkbook.interpolation.influence import self_influence
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.path_kernel import path_kernel
 from pkbook.interpolation.result import Interpolation
+from pkbook.interpolation.self_influence import self_influence
 from pkbook.interpolation.step_pairs import step_pairs
 from pkbook.interpolation.trajectory import Trajectory, batches, record
 from pkbook.kernels import (

@@ -122,11 +122,12 @@ class Step:
                 seen["shape"] = f.shape
                 yield as_matrix(f, n)
 
-        def slope(f: Tensor) -> Tensor:
+        def slope(f: Tensor, graph: bool = False) -> Tensor:
             with torch.enable_grad():
-                f = f.detach().reshape(seen["shape"]).requires_grad_()
-                value = problem.reduced(problem.of_outputs(f, targets, n), *rows.place)
-            return torch.autograd.grad(value, f)[0].reshape(n, -1)
+                f = f if graph else f.detach().requires_grad_()
+                losses = problem.of_outputs(f.reshape(seen["shape"]), targets, n)
+                value = problem.reduced(losses, *rows.place)
+            return torch.autograd.grad(value, f, create_graph=graph)[0]
 
         chosen = rows.slope_of_batch if problem.of_batch else slope
 

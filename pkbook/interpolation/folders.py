@@ -12,7 +12,7 @@ from pkbook.basics.files import read_checked
 from pkbook.interpolation.chunks import KIND, complaints, refuse
 from pkbook.interpolation.explain import explain
 from pkbook.interpolation.explanation import Explanation
-from pkbook.interpolation.influence import own_queries
+from pkbook.interpolation.self_influence import own_queries
 from pkbook.interpolation.trajectory import Trajectory
 from pkbook.runs.storage import FolderStore, load_manifest
 

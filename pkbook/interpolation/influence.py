@@ -1,169 +1,268 @@
-r"""What training samples did to their own predictions."""
+r"""What would have happened: the derivative of a prediction by each sample's weight in training.
 
-from collections.abc import Sequence
+Give sample i the weight :math:`w_i` in every batch that it is in.  The derivative of the *final*
+prediction at :math:`w=1` is a sum over the same steps as the interpolation formula, with another
+factor:
+
+.. math::
+   \frac{\partial f(x,\theta_K)}{\partial w_i}
+   =\sum_{s:\,i\in\mathcal B_s}\Big\langle u_s(x),\,\partial_{w_i}g_s\Big\rangle ,
+
+where :math:`u_s(x)` is the prediction's gradient at the *end*, carried back through all steps that
+followed (:mod:`pkbook.interpolation.adjoint`).  A contribution counts the push when it was made;
+this counts what was left of it.  For gradient descent
+:math:`u_s=-\eta_s\lambda_{s+1}`, :math:`\lambda_s=(I-\eta_s\nabla^2L_{\mathcal B_s})\lambda_{s+1}`.
+"""
+
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from pkbook.basics.checks import require_whole
 from pkbook.basics.inference import outside_inference
-from pkbook.interpolation.interpolate import take_apart
-from pkbook.interpolation.optimizer_memory import Memory
-from pkbook.interpolation.options import DEFAULT, Options, Rule
-from pkbook.interpolation.quadrature import Query, Segment
-from pkbook.interpolation.shares import Pulls, meet
-from pkbook.interpolation.unreached import Unreached
-from pkbook.interpolation.walk import Walk, require_walk
-from pkbook.kernels.asked import Asked, Inputs, asked
-from pkbook.kernels.inputs import selection
-from pkbook.runs.optimizers import StepState, rule_of
+from pkbook.basics.parameters import Tree, trainable
+from pkbook.interpolation.adjoint import (
+    Adjoint,
+    Curved,
+    Update,
+    clipped_with,
+    curved,
+    met,
+    summed,
+)
+from pkbook.interpolation.batches import Step, plan_of_batches
+from pkbook.interpolation.effect import Influence
+from pkbook.interpolation.optimizer_memory import Pull
+from pkbook.interpolation.shares import Batch, Pulls, meet
+from pkbook.interpolation.statistics import Updates, WrittenOut
+from pkbook.interpolation.walk import require_walk
+from pkbook.kernels.asked import Inputs, asked
+from pkbook.kernels.features import features
+from pkbook.kernels.inputs import evaluate, selection
+from pkbook.kernels.plan import Plan
+from pkbook.runs.copies import copied
+from pkbook.runs.optimizers import Coefficients, StepState
 from pkbook.runs.recording import Recording
 from pkbook.runs.sources import as_tensor
-from pkbook.runs.steps import put_buffers
+from pkbook.runs.steps import parts_of
 
 
 @outside_inference()
-def self_influence(
+def influence(
     run: Recording,
-    numbers: Sequence[int] | Tensor | None = None,
+    x: Any,
     *,
     of: Any = None,
     outputs: int | Tensor | None = None,
-    chunk: int = 64,
-    rule: Rule = DEFAULT.rule,
-    nodes: int = DEFAULT.nodes,
-    tolerance: float | None = DEFAULT.tolerance,
-    most_pieces: int = DEFAULT.most_pieces,
+    by_parameter: bool = False,
     progress: bool = False,
-) -> Tensor:
-    r"""What training samples did to their own predictions, :math:`c_i(x_i)`.
+) -> Influence:
+    r"""The derivative of the final prediction by each training sample's weight.
 
-    Large values belong to samples that the network learned from nobody else: rare or mislabelled
-    ones.
+    ``influence.effects[i]`` is :math:`\partial f(x,\theta_K)/\partial w_i` at :math:`w=1`, where
+    sample i counts :math:`w_i` times in every batch that it is in, all other things equal: the
+    same batches, the same divisor :math:`1/B`, the same random numbers.  To first order, leaving
+    the sample out changes the prediction by ``-effects[i]``.
 
     Parameters
     ----------
     run
         the recorded training.
-    numbers
-        training samples ``[n]``; default all.
-    of
-        what is asked of each sample, a function ``f(model, batch)`` as for
-        :func:`pkbook.interpolate`; of data that are a pair ``(x, y)`` it is given ``x``.  Default
-        the outputs for ``x``; for a loss of ``(model, batch)``, the sample's own loss.
-    outputs
-        None for all outputs, one index, or one per sample ``[n]`` (its own class, say).
-    chunk
-        samples treated in one pass over the run, where an optimizer has a memory.  Without one
-        (plain gradient descent, RMSprop, Adagrad) a single pass serves all samples: a sample is
-        asked about in the steps that it is part of, and nowhere else.
-    rule, nodes, tolerance, most_pieces
-        as for :func:`pkbook.interpolate`; a warning names the samples that miss the tolerance.
+    x
+        the queries ``[m, ...]``, as for :func:`pkbook.interpolate`.
+    of, outputs
+        what is asked of them, as for :func:`pkbook.interpolate`.
+    by_parameter
+        also give the parts that go through each parameter tensor's gradient.
     progress
-        show a bar over the steps of each pass.
+        show a bar over the steps.
 
     Returns
     -------
-    Tensor ``[n, C]`` in float64.
+    Influence
 
     Raises
     ------
     TypeError, ValueError
-        for numbers out of range, and as :func:`pkbook.interpolate`.
+        as :func:`pkbook.interpolate`; for an optimizer whose state is not known to follow from the
+        gradients, and where a step moved buffers other than BatchNorm's running statistics.
+    ReplayError
+        if the replay does not reproduce the recorded run.
+
+    Notes
+    -----
+    Everything that a step does is differentiated: parameters, the optimizer's memories, clipping,
+    weight decay, accumulation, batch statistics and running ones.  Schedules, dropout masks and the
+    order of samples are what they were.  The cost is that of about five trainings for the first
+    answer and two for each further one; memory is that of a replay, and three times the parameters
+    for each answer.
+
+    A derivative is a statement about small changes of weights.  ReLU and max pooling have kinks,
+    across which it knows nothing; large learning rates make it grow without bound.  How far it
+    holds is measured by :meth:`Trajectory.without` and :meth:`Trajectory.reweighted`.
+
+    Examples
+    --------
+    >>> import torch, pkbook as pk
+    >>> x = torch.tensor([[-1.0], [0.0], [1.0]])
+    >>> line = torch.nn.Linear(1, 1)
+    >>> sgd = torch.optim.SGD(line.parameters(), lr=0.5)
+    >>> run = pk.Trajectory(line, pk.losses.squared, sgd, (x, 2 * x))
+    >>> for batch in pk.batches(3, size=2, steps=40, seed=0):
+    ...     _ = run.step(batch)
+    >>> told = run.influence(torch.tensor([[3.0]]))
+    >>> told.effects.shape
+    torch.Size([3, 1, 1])
 
     References
     ----------
-    Pruthi et al. 2020 name the idea (TracIn); here it is exact.
+    Hara, Nitanda, Maehara 2019 (SGD); Ilyas, Engstrom 2025 (MAGIC).
     """
-    require_whole(chunk, "chunk")
-    numbers = torch.arange(run.samples) if numbers is None else run.checked_batch(numbers)
-    numbers = numbers.to(run.device)
-    chosen = selection(outputs, len(numbers), run.device)
-    options = Options(rule, nodes, tolerance, most_pieces)
-    if len(numbers) and forgets(run):
-        return OnePass(run, numbers, chosen, of, options).of_all(progress)
-    own, unreached = [], Unreached("samples")
-    for start in range(0, len(numbers), chunk):
-        here = slice(start, start + chunk)
-        some = numbers[here]
-        its_output = None if chosen is None else chosen[here]
-        part = take_apart(run, own_queries(run, some, of), its_output, options, progress)
-        unreached.add(part, some.tolist())
-        own.append(part.contributions[some, torch.arange(len(some), device=some.device)])
-    unreached.warn(stacklevel=2)
-    return torch.cat(own)
+    x = asked(x, of)
+    require_walk(run, x)
+    reverse = Reverse(run, x, selection(outputs, len(x), x.device), by_parameter)
+    reverse.walk(progress)
+    return reverse.result()
 
 
-def forgets(run: Recording) -> bool:
-    """Whether no step uses the gradient of an earlier one, other than by its scales."""
-    memory = rule_of(run.optimizer).memory
-    groups = [group for record in run.store.steps for group in record.settings]
-    kind = type(run.optimizer)
-    if kind in (torch.optim.SGD, torch.optim.RMSprop):
-        return not any(group.get("momentum") for group in groups)
-    return kind is torch.optim.Adagrad or memory is None
+class Reverse:
+    """Walks a run backwards with the adjoint of its state."""
 
+    def __init__(self, run: Recording, x: Inputs, chosen: Tensor | None, by_parameter: bool):
+        self.run = run
+        (last,) = copied(run.model)
+        last.eval()
+        parameters, buffers = trainable(last), statistics_of(last)
+        self.final = evaluate(last, x, parameters, chosen)
+        with WrittenOut():
+            wanted = [*run.names, *buffers]
+            rows = features(last, x, parameters | buffers, chosen, wanted)  # [m, C, *shape]
+        flat = {name: g.flatten(0, 1) for name, g in rows.items()}
+        self.adjoint = Adjoint(
+            {name: flat[name] for name in run.names},
+            statistics={name: flat[name] for name in buffers},
+        )
+        self.group = groups_of(run)
+        self.plan = self._plan_of_batches() if by_parameter else None
+        zero = torch.zeros_like(self.final, dtype=torch.float64)
+        self.effects = zero.new_zeros(run.samples, *zero.shape)
+        self.by_parameter = {n: self.effects.clone() for n in run.names if by_parameter}
+        self.by_step: list = [None] * len(run)
+        moving = {name for record in run.store.steps for name in record.training}
+        self.moving = {name for name in buffers if name.rpartition(".")[0] in moving}
 
-class OnePass:
-    r"""All samples in one pass: :math:`c_i(x_i)` is a sum over the steps that sample i is part of.
+    def _plan_of_batches(self) -> Plan | None:
+        first = self.run.model_at(0)
+        own = {name: p for name, p in trainable(first).items() if name in self.run.names}
+        return plan_of_batches(self.run.problem, first, own)
 
-    Without a memory, :math:`u_s` is made of the query's gradient in step s alone, so the samples of
-    a step's batch are the only queries that its batch must meet.
-    """
-
-    def __init__(self, run: Recording, numbers: Tensor, chosen, of: Any, options: Options) -> None:
-        self.run, self.of, self.rules = run, of, options.rules
-        first = own_queries(run, numbers[:1], of)
-        require_walk(run, first)
-        self.walk = Walk(run, first, None if chosen is None else chosen[:1], options)
-        self.numbers = numbers
-        self.place = torch.full((run.samples,), -1, device=run.device)
-        self.place[numbers] = torch.arange(len(numbers), device=run.device)
-        self.chosen = chosen
-        width = self.walk.final.shape[1]
-        self.own = torch.zeros(len(numbers), width, dtype=torch.float64, device=run.device)
-
-    def of_all(self, progress: bool) -> Tensor:
-        """``[n, C]``."""
-        self.walk.backwards(progress, self.step)
-        return self.own[self.place[self.numbers]]
+    def walk(self, progress: bool) -> None:
+        """All steps, the last one first."""
+        with tqdm(total=len(self.run), disable=not progress, desc="steps gone back") as bar:
+            for part in self.run.segments_backwards(keep=True):
+                for offset in reversed(range(len(part.states) - 1)):
+                    before, after = part.states[offset : offset + 2]
+                    self.step(part.start + offset, before, after, part.model)
+                    bar.update()
+                del part  # not held while the next part is replayed
 
     def step(self, k: int, before: StepState, after: StepState, model: nn.Module) -> None:
-        """The samples of one step that are asked about, as queries of that step alone."""
-        samples = as_tensor(self.run.store.steps[k].batch, self.run.device)
-        some = samples.unique()
-        some = some[self.place[some] >= 0]
-        if len(some) == 0:
-            return
-        at = self.place[some]
-        chosen = None if self.chosen is None else self.chosen[at]
-        query = Query(own_queries(self.run, some, self.of), chosen, self.walk.query.plan)
-        model.eval()
-        put_buffers(model, before.buffers)
-        segment = Segment(query, model, before.parameters, after.parameters)
-        ends = allowed = None
-        if self.rules.tolerance is not None:
-            ends = segment.value(0.0), segment.value(1.0)
-            moved = (ends[1] - ends[0]).double().norm(dim=1, keepdim=True)
-            allowed = (self.rules.tolerance / 3 * moved).expand(ends[0].shape).clone()
-        average = self.rules.average(segment, ends, allowed)
+        """One step back."""
+        run, record = self.run, self.run.store.steps[k]
+        self._require_known(k, record.training, before, after)
+        batches = Step(run.problem, record, before, model, self.plan).batches()
+        sizes = [len(part.numbers) for part in parts_of(record)]
+        trees = before.parameters | clipped_with(run.problem, model, run.names)
+        earlier: list[Updates] = []
+
+        def again(j: int) -> AbstractContextManager[Curved]:
+            return curved(batches[j], trees, model, before.buffers, sizes[j], earlier[:j])
+
+        if len(batches) == 1:
+            with again(0) as made:
+                u = self._pulled(k, before, after, summed([made.gradient]))
+                values = [met(made, u, self.adjoint)]
+        else:  # the whole gradient first, then each micro-batch once more
+            gradients, values = [], []
+            for j in range(len(batches)):
+                with again(j) as made:
+                    gradients.append(summed([made.gradient]))
+                    earlier.append({layer: calls[:] for layer, calls in made.updates.items()})
+            u = self._pulled(k, before, after, summed(gradients))
+            for j in reversed(range(len(batches))):
+                with again(j) as made:
+                    values.insert(0, met(made, u, self.adjoint))
+        self._add(k, record.batch, values)
+        if self.by_parameter:
+            self._add_parts(record.batch, batches, u)
+
+    def _pulled(self, k: int, before: StepState, after: StepState, gradient: Tree) -> Tree:
+        missing = before.coefficients.keys() - gradient.keys()
+        gradient |= {name: torch.zeros_like(before.parameters[name]) for name in missing}
+        settings = {n: self.run.store.steps[k].settings[g] for n, g in self.group.items()}
+        made = Update(self.run.problem, self.run.optimizer, settings, before, gradient)
+        made.require_end(k, before, after)
+        return made.pulled(self.adjoint)
+
+    def _add(self, k: int, batch: list[int], values: list[Tensor]) -> None:
+        numbers = as_tensor(batch, self.run.device)
+        found = torch.cat(values, 1).T.unflatten(1, self.final.shape)  # [B, m, C]
+        self.effects.index_add_(0, numbers, found)
+        self.by_step[k] = (numbers, found)
+
+    def _add_parts(self, batch: list[int], passes: list[Batch], u: Tree) -> None:
+        """The same through each parameter's gradient, by the engine of the contributions."""
         pulls: Pulls = {}
-        for name, c in before.coefficients.items():
-            pull = Memory().pull(name, c, average.nodes[name])
-            if pull is not None:
-                pulls[name] = c, pull
-        if not pulls:
-            return
-        parts = [meet(batch, pulls)[""] for batch in self.walk.batches(k, before, model)]
-        met = torch.cat(parts, 2)  # [C, m, B]
-        same = some[:, None] == samples[None]  # a sample may be in a batch more than once
-        self.own.index_add_(0, at, torch.einsum("cmb,mb->mc", met, same.to(met)))
+        for name in self.by_parameter.keys() & u.keys():
+            rows = u[name].flatten(1).unflatten(0, (len(self.final), -1)).transpose(0, 1)
+            pulls[name] = Coefficients(), Pull(-1.0, rows.contiguous())  # a step goes downhill
+        numbers = as_tensor(batch, self.run.device)
+        found = [meet(one, pulls, apart=True) for one in passes]
+        for name in pulls:
+            part = torch.cat([f[name] for f in found], 2).permute(2, 1, 0)
+            self.by_parameter[name].index_add_(0, numbers, part)
+
+    def _require_known(
+        self, k: int, training: list[str], before: StepState, after: StepState
+    ) -> None:
+        """``ValueError`` for buffers that move, or are used, in a way whose derivative is unknown."""
+        modes = set(training)
+        for name, buffer in before.buffers.items():
+            layer = name.rpartition(".")[0]
+            if name in self.moving and layer not in modes:
+                raise ValueError(
+                    f"step {k} uses {name!r} in eval mode, and other steps move it; influence "
+                    "needs a layer in train mode in all steps, or in none"
+                )
+            if not buffer.is_floating_point() or name in self.moving:
+                continue
+            if not torch.equal(buffer, after.buffers[name]):
+                raise ValueError(
+                    f"step {k} moves the buffer {name!r} in a way whose derivative is not known; "
+                    "influence knows BatchNorm's running statistics"
+                )
+
+    def result(self) -> Influence:
+        return Influence(self.final, self.effects, self.by_step, self.by_parameter)
 
 
-def own_queries(run: Recording, numbers: Tensor, of: Any = None) -> Inputs:
-    """Training samples as queries: their inputs, or batches of which their own losses are asked."""
-    batch = run.batch(numbers)
-    if not run.problem.of_batch:
-        return asked(batch[0], of)
-    return Asked(batch, of or run.problem.loss)
+def statistics_of(model: nn.Module) -> Tree:
+    """The running means and variances of BatchNorm layers, by name."""
+    return {
+        f"{name}.{kind}": getattr(module, kind).detach()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+        for kind in ("running_mean", "running_var")
+    }
+
+
+def groups_of(run: Recording) -> dict[str, int]:
+    """The optimizer's group of each trained parameter."""
+    held = {
+        id(p): number
+        for number, group in enumerate(run.optimizer.param_groups)
+        for p in group["params"]
+    }
+    return {name: held[id(p)] for name, p in run.model.named_parameters() if name in run.names}

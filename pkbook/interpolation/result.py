@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from pkbook.basics.checks import require_tensor, require_whole
+from pkbook.interpolation.by_sample import BySample
 from pkbook.interpolation.largest import only_largest
 from pkbook.interpolation.packing import read_file, write_file
 from pkbook.interpolation.summary import of_interpolation
-from pkbook.interpolation.table import By, as_frame, blocks
 from pkbook.interpolation.waterfall import waterfall
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class Interpolation:
+class Interpolation(BySample):
     """The change of a prediction sample by sample: ``m`` queries, ``C`` outputs, ``N`` samples."""
 
     initial: Tensor
@@ -91,16 +89,10 @@ class Interpolation:
         self._require_place("query", query, self.contributions.shape[1])
         return self.contributions[:, query]
 
-    def by_group(self, labels: Tensor) -> dict:
-        """Contributions summed over the samples of each label ``[N]``: ``{label: [m, C]}``."""
-        labels = require_tensor(labels, "labels")
-        if labels.shape != self.contributions.shape[:1]:
-            raise ValueError(
-                f"labels must give one label per sample [{len(self.contributions)}], got shape "
-                f"{tuple(labels.shape)}"
-            )
-        labels = labels.to(self.contributions.device)
-        return {v.item(): self.contributions[labels == v].sum(0) for v in labels.unique()}
+    @property
+    def per_sample(self) -> Tensor:
+        """``contributions``."""
+        return self.contributions
 
     @cached_property
     def by_time(self) -> Tensor:
@@ -110,19 +102,6 @@ class Interpolation:
                 "by_time is not there: only the largest contributions were kept; ask without keep"
             )
         return torch.stack([values.sum(0) for _, values in self.by_step])
-
-    def top(self, k: int, query: int = 0, output: int = 0) -> tuple[Tensor, Tensor]:
-        """The ``k`` samples that moved an output of a query most, up or down, largest first.
-
-        Returns their numbers ``[k]`` and their contributions ``[k]``.
-        """
-        n, m, c = self.contributions.shape
-        require_whole(k, "k")
-        self._require_place("query", query, m)
-        self._require_place("output", output, c)
-        values = self.contributions[:, query, output]
-        order = values.abs().argsort(descending=True, stable=True)[: min(k, n)]
-        return order, values[order]
 
     def plot(
         self,
@@ -185,36 +164,6 @@ class Interpolation:
         """
         return only_largest(self, k)
 
-    def to_pandas(self, by: By = "sample") -> "pandas.DataFrame":
-        """All contributions as a table, one row for each.
-
-        Parameters
-        ----------
-        by
-            ``"sample"``: columns *sample, query, output, contribution*, ``N m C`` rows.
-            ``"step"``: one row for each sample of each step's batch, its number in a first column
-            *step*.  ``"parameter"``: the parts of ``by_parameter``, with a first column
-            *parameter*.  In all three a query's contributions have the same sum.
-
-        Raises
-        ------
-        ImportError
-            without pandas, which ``pip install 'pkbook[lab]'`` brings.
-        ValueError
-            for another word, and for ``"parameter"`` where that was not asked for.
-
-        Examples
-        --------
-        >>> z = torch.zeros(1, 1)
-        >>> c = torch.tensor([[[2.0]], [[-0.5]]])
-        >>> told = Interpolation(z, z + 1.5, c, [(torch.arange(2), c)], {}, z, torch.ones(1))
-        >>> told.to_pandas()
-           sample  query  output  contribution
-        0       0      0       0           2.0
-        1       1      0       0          -0.5
-        """
-        return as_frame([blocks(self, by)], by)
-
     def save(self, path: str | Path) -> None:
         """Write everything to one file in safetensors, whole or not at all; nothing is pickled.
 
@@ -243,8 +192,3 @@ class Interpolation:
 
     def __repr__(self) -> str:
         return of_interpolation(self)
-
-    @staticmethod
-    def _require_place(name: str, value: int, size: int) -> None:
-        if not -size <= value < size:
-            raise ValueError(f"{name} must lie in 0..{size - 1}, got {value}")

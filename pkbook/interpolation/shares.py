@@ -29,8 +29,9 @@ class Batch:
     """A training batch at one step: how to run it, how its loss depends on its outputs."""
 
     forward: Forward
-    slope: Callable[[Tensor], Tensor]
-    r"""From outputs ``[n, C]`` to :math:`\partial_f L` ``[n, C]``."""
+    slope: Callable[..., Tensor]
+    r"""From outputs ``[n, C]`` to :math:`\partial_f L` ``[n, C]``; with ``graph=True`` one that can
+    be differentiated in turn."""
     parameters: Tree
     plan: Plan | None
     by_token: Callable[[Tensor], list[Tensor]] | None = None

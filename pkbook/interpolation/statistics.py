@@ -45,10 +45,13 @@ Updates = dict[str, list[Update]]
 
 
 @contextmanager
-def watching(model: nn.Module, buffers: Tree, n: int, earlier: list[Updates]) -> Iterator[Updates]:
+def watching(
+    model: nn.Module, buffers: Tree, n: int, earlier: list[Updates], graph: bool = False
+) -> Iterator[Updates]:
     """What BatchNorm layers in train mode add to their statistics within the block.
 
-    ``buffers`` are those before the step, ``earlier`` the updates of its passes so far.
+    ``buffers`` are those before the step, ``earlier`` the updates of its passes so far; with
+    ``graph`` they can be differentiated.
     """
     found: Updates = {}
     handles = []
@@ -58,7 +61,7 @@ def watching(model: nn.Module, buffers: Tree, n: int, earlier: list[Updates]) ->
             tracked = buffers.get(f"{name}.num_batches_tracked")
             before = 0 if tracked is None else int(tracked)
             before += sum(len(updates.get(name, [])) for updates in earlier)
-            hook = _hook(name, before, n, found)
+            hook = _hook(name, before, n, found, graph)
             handles.append(module.register_forward_pre_hook(hook))
     try:
         yield found
@@ -67,14 +70,14 @@ def watching(model: nn.Module, buffers: Tree, n: int, earlier: list[Updates]) ->
             handle.remove()
 
 
-def _hook(name: str, before: int, n: int, found: Updates) -> Callable:
+def _hook(name: str, before: int, n: int, found: Updates, graph: bool) -> Callable:
     def hook(module: nn.modules.batchnorm._BatchNorm, arguments: tuple) -> None:
-        h = arguments[0].detach().double()
+        h = arguments[0].double() if graph else arguments[0].detach().double()
         calls = found.setdefault(name, [])
         m = module.momentum
         if m is None:  # a plain mean over all batches so far
             m = 1.0 / (before + len(calls) + 1)
-        if len(h) != n:  # rows that are not the samples: nobody's
+        if len(h) != n and not graph:  # rows that are not the samples: nobody's
             calls.append(Update(m, h.new_zeros(n, h.shape[1]), h.new_zeros(n, h.shape[1])))
             return
         h = h.flatten(2) if h.ndim > 2 else h.unsqueeze(2)  # [n, channels, positions]
@@ -133,7 +136,7 @@ def _near(before: Tree, after: Tree, names: list[str]) -> bool:
     return all((after[n] - before[n]).norm() <= 0.2 * before[n].norm() for n in names)
 
 
-class _WrittenOut(TorchFunctionMode):
+class WrittenOut(TorchFunctionMode):
     """``F.batch_norm`` in eval mode by its formula: torch's has no derivative by the statistics."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -160,7 +163,7 @@ def _averaged(
     total: Tree = {}
     for tau, weight in gauss_legendre(FEW if _near(before, after, names) else MANY):
         here = {n: torch.lerp(before[n], after[n], tau) for n in names}
-        with _WrittenOut():
+        with WrittenOut():
             rows = features(model, query.x, parameters | here, query.chosen, names)
         for name, g in rows.items():
             total[name] = total.get(name, torch.zeros_like(g).double()) + weight * g.double()

@@ -13,7 +13,7 @@ from pkbook.basics.extras import needs_lab
 if TYPE_CHECKING:
     import pandas
 
-    from pkbook.interpolation.result import Interpolation
+    from pkbook.interpolation.by_sample import BySample
 
 By = Literal["sample", "step", "parameter"]
 
@@ -21,23 +21,25 @@ Block = tuple[int | str, Tensor, Tensor]
 """A step's number or a parameter's name, sample numbers ``[B]``, contributions ``[B, m, C]``."""
 
 
-def blocks(told: "Interpolation", by: By) -> list[Block]:
-    """The contributions of an ``Interpolation``, in the pieces asked for."""
+def blocks(told: "BySample", by: By) -> list[Block]:
+    """The numbers of a result, in the pieces asked for."""
     require_choice(by, "by", get_args(By))
-    samples = torch.arange(len(told.contributions))
+    samples = torch.arange(len(told.per_sample))
     if by == "step":
         return [(k, numbers, values) for k, (numbers, values) in enumerate(told.by_step)]
     if by == "sample":
-        return [("", samples, told.contributions)]
+        return [("", samples, told.per_sample)]
     if not told.by_parameter:
         raise ValueError(
-            "by must be 'sample' or 'step' for contributions that were not split by parameter, "
-            "got 'parameter'; write interpolate(..., by_parameter=True)"
+            "by must be 'sample' or 'step' for numbers that were not split by parameter, "
+            "got 'parameter'; ask for them with by_parameter=True"
         )
     return [(name, samples, values) for name, values in told.by_parameter.items()]
 
 
-def as_frame(parts: Sequence[list[Block]], by: By) -> "pandas.DataFrame":
+def as_frame(
+    parts: Sequence[list[Block]], by: By, word: str = "contribution"
+) -> "pandas.DataFrame":
     """The table of one or more results about the same samples, their queries numbered through."""
     with needs_lab("to_pandas"):
         from pandas import DataFrame
@@ -48,7 +50,7 @@ def as_frame(parts: Sequence[list[Block]], by: By) -> "pandas.DataFrame":
         sizes = [values.numel() for _, _, values in joined]
         columns[by] = np.repeat(np.array(labels, dtype="int64" if by == "step" else object), sizes)
     rows = [_rows(numbers, values) for _, numbers, values in joined]
-    names = ("sample", "query", "output", "contribution")
+    names = ("sample", "query", "output", word)
     for name, pieces in zip(names, zip(*rows, strict=True), strict=True):
         columns[name] = torch.cat(pieces).numpy()
     return DataFrame(columns)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from pkbook.interpolation.influence import influence as _influence
 from pkbook.interpolation.interpolate import interpolate as _interpolate
 from pkbook.interpolation.path_kernel import path_kernel as _path_kernel
 from pkbook.runs.loops import division_of, uncompiled, unwrapped
@@ -130,6 +131,7 @@ class Trajectory(Recording):
     # The functions themselves: ``run`` is their first argument, and their options are written once.
     interpolate = _interpolate
     path_kernel = _path_kernel
+    influence = _influence
 
 
 @contextmanager

@@ -49,8 +49,11 @@ class LossRows:
         """The shape of what the loss is cut at, if that is one tensor."""
         return () if self.value is None or len(self.rows) != 1 else self.rows[0].shape
 
-    def slope_of_batch(self, f: Tensor) -> Tensor:
-        r""":math:`\partial_r L`, ``[n, C]``, within the graph of the last call."""
+    def slope_of_batch(self, f: Tensor, graph: bool = False) -> Tensor:
+        r""":math:`\partial_r L`, ``[n, C]``, within the graph of the last call.
+
+        ``graph``: it can be differentiated in turn.
+        """
         if self.value is None:
             with torch.enable_grad():
                 losses = f.detach().requires_grad_()
@@ -60,7 +63,9 @@ class LossRows:
         if not total.requires_grad:
             return torch.zeros_like(f)
         edges: list[Any] = [before_casts(row) for row in self.rows]
-        got = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
+        got = torch.autograd.grad(
+            total, edges, retain_graph=True, create_graph=graph, allow_unused=True
+        )
         pairs = zip(got, self.rows, strict=True)
         slopes = [torch.zeros_like(r) if g is None else g.to(r.dtype) for g, r in pairs]
         return torch.cat([s.flatten(1) for s in slopes], 1)

@@ -1,6 +1,7 @@
 """A recorded run: what it is made of, and its steps made again."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -145,8 +146,10 @@ class Recorded:
         """Makes recorded steps again."""
         return Replay(self.problem, self.names, self.store, self.elsewhere)
 
-    def segments_backwards(self) -> Iterator[Replayed]:
+    def segments_backwards(self, keep: bool = False) -> Iterator[Replayed]:
         """Replay the run segment by segment, last first, each checked against its end.
+
+        ``keep``: the states hold what the optimizer keeps, too.
 
         Raises
         ------
@@ -159,7 +162,7 @@ class Recorded:
         still = frozen(self.model, self.optimizer)
         model, optimizer = copied(self.model, self.optimizer, shared=still)
         most = spacing.most_held(self.every, len(self))
-        return self.replay.backwards(model, optimizer, end, most)
+        return replace(self.replay, keep=keep).backwards(model, optimizer, end, most)
 
     @outside_inference()
     def verify(self) -> float:

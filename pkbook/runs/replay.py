@@ -45,9 +45,13 @@ class Replay:
     elsewhere: dict[str, tuple]
     """What was otherwise where the run was recorded."""
 
+    keep: bool = False
+    """Whether states hold what the optimizer keeps, too."""
+
     def repeat(self, k: int, model: nn.Module, optimizer: Optimizer) -> tuple[StepState, float]:
         """Step ``k``; the state before it, and its loss."""
-        return repeat(self.problem, self.store.steps[k], self.names, model, optimizer, k)
+        record = self.store.steps[k]
+        return repeat(self.problem, record, self.names, model, optimizer, k, self.keep)
 
     def bring_to(self, k: int, model: nn.Module, optimizer: Optimizer) -> None:
         """Bring model and optimizer to where they were after ``k`` steps."""

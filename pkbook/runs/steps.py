@@ -238,6 +238,11 @@ def _clip(problem: Problem, own: Tree, clipped: list[Tensor]) -> dict[str, Numbe
     return {}
 
 
+def copies(state: dict[str, Any]) -> Tree:
+    """Copies of what an optimizer keeps of one parameter."""
+    return {key: t.detach().clone() for key, t in state.items() if isinstance(t, Tensor)}
+
+
 def moving(model: nn.Module, names: list[str]) -> Tree:
     """Copies of the trained parameters."""
     by_name = dict(model.named_parameters())
@@ -258,9 +263,18 @@ def put_buffers(model: nn.Module, buffers: Tree) -> None:
 
 
 def repeat(
-    problem: Problem, record: StepRecord, names: list[str], model: nn.Module, optimizer, k: int
+    problem: Problem,
+    record: StepRecord,
+    names: list[str],
+    model: nn.Module,
+    optimizer,
+    k: int,
+    keep: bool = False,
 ) -> tuple[StepState, float]:
-    """Make recorded step ``k`` again on a copy; returns the state before it, and its loss."""
+    """Make recorded step ``k`` again on a copy; returns the state before it, and its loss.
+
+    ``keep``: the state is to hold what the optimizer keeps, too.
+    """
     set_modes(model, record)
     before, buffers = moving(model, names), buffers_of(model)
     apply_settings(optimizer, record.settings)
@@ -268,6 +282,7 @@ def repeat(
     key = memory_key(require_linear(optimizer))
     states = {n: optimizer.state.get(by_name[n], {}) for n in names}
     fresh = {n for n, state in states.items() if state.get(key) is None}
+    kept = {n: copies(state) for n, state in states.items()} if keep else {}
     value, clip = gradients(problem, record, model, optimizer, k)
     optimizer.step()
     groups = {id(p): h for group, h in zip(optimizer.param_groups, record.settings, strict=True)
@@ -281,4 +296,4 @@ def repeat(
                 optimizer, groups[id(p)], state, name in fresh, clip.get(name, 1.0)
             )
     rates = {name: groups[id(by_name[name])]["lr"] for name in names}
-    return StepState(before, buffers, found, rates), value.item()
+    return StepState(before, buffers, found, rates, kept), value.item()

@@ -73,3 +73,5 @@ class StepState:
     """Parameters without a gradient are missing: the optimizer left them alone."""
     rates: dict[str, float] = field(default_factory=dict)
     """The learning rates in force."""
+    kept: dict[str, Tree] = field(default_factory=dict)
+    """What the optimizer kept of each parameter before the step, where that was asked for."""
