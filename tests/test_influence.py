@@ -1,11 +1,14 @@
 """What would have happened: against differences of whole trainings, in float64."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from weighted_training import by_differences, trained
 
 import pkbook as pk
+from pkbook.runs import register
 
 D = torch.float64
 G = torch.Generator().manual_seed(3)
@@ -69,8 +72,6 @@ def compared(model, make, *, data=(X, Y), queries=Q, batches=BATCHES, losses=squ
         return trained(start, losses, make, data, batches, weights, **options)
 
     wanted = by_differences(answer or (lambda m: m(queries)), train, len(data[0]), ASKED)
-    import copy
-
     told = recorded(copy.deepcopy(start), make, data, batches, loss, **options).influence(
         queries, of=of
     )
@@ -183,7 +184,7 @@ def test_attention_and_a_matrix_used_twice():
         model = Words().double()
     data = torch.randint(5, (N, 3), generator=G), torch.randint(5, (N,), generator=G)
     losses = nn.CrossEntropyLoss(reduction="none")
-    compared(model, OPTIMIZERS["Adam"], data=data, queries=data[0][:2], losses=losses, loss=losses)  # fmt: skip
+    compared(model, OPTIMIZERS["Adam"], data=data, queries=data[0][:2], losses=losses, loss=losses)
 
 
 def test_a_loss_of_the_model_and_one_number():
@@ -274,10 +275,8 @@ class Scaled(torch.optim.Optimizer):
 
 
 def test_what_has_no_known_derivative_is_refused_by_name():
-    with pytest.raises(ValueError, match="moves the buffer 'mean'.*BatchNorm's running"):
+    with pytest.raises(ValueError, match=r"moves the buffer 'mean'.*BatchNorm's running"):
         recorded(Counting().double(), OPTIMIZERS["SGD"]).influence(Q)
-    from pkbook.runs import register
-
     register(Scaled, lambda h, state, fresh: pk.runs.Coefficients(
         direct=h["lr"], outer=state["scale"]))  # fmt: skip
     with pytest.raises(TypeError, match="Scaled, an optimizer of your own"):
@@ -290,7 +289,7 @@ def test_a_layer_that_changes_its_mode_is_refused():
     run.step([0, 1, 2])
     model.net[1].eval()
     run.step([3, 4, 5])
-    with pytest.raises(ValueError, match="step 1 uses 'net.1.running_mean' in eval mode"):
+    with pytest.raises(ValueError, match=r"step 1 uses .net\.1\.running_mean. in eval mode"):
         run.influence(ASKED_IMAGES)
     only = images().eval()
     frozen = pk.Trajectory(only, nn.CrossEntropyLoss(), OPTIMIZERS["SGD"](only), IMAGES)
@@ -306,8 +305,6 @@ def test_an_optimizer_of_your_own_whose_scales_are_numbers():
                 for p in group["params"]:
                     p -= group["lr"] * p.grad
 
-    from pkbook.runs import register
-
     register(Plain, lambda h, state, fresh: pk.runs.Coefficients(direct=h["lr"]))
     got = recorded(mlp(), lambda m: Plain(m.parameters())).influence(Q).effects
     wanted = recorded(mlp(), OPTIMIZERS["SGD"]).influence(Q).effects
@@ -318,9 +315,10 @@ def test_bad_queries_are_refused_at_the_door():
     run = recorded(mlp(), OPTIMIZERS["SGD"])
     with pytest.raises(ValueError, match="x must"):
         run.influence(Q[:0])
+    model = mlp()
+    fresh = pk.Trajectory(model, pk.losses.squared, OPTIMIZERS["SGD"](model), (X, Y))
     with pytest.raises(ValueError, match="no step yet"):
-        model = mlp()
-        pk.Trajectory(model, pk.losses.squared, OPTIMIZERS["SGD"](model), (X, Y)).influence(Q)
+        fresh.influence(Q)
     told = run.influence(Q)
     for samples, match in ((torch.zeros(N, dtype=torch.bool), "mask.nonzero"), ([N], r"0..8")):
         with pytest.raises(ValueError, match=match):

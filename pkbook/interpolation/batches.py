@@ -129,7 +129,13 @@ class Step:
                 value = problem.reduced(losses, *rows.place)
             return torch.autograd.grad(value, f, create_graph=graph)[0]
 
-        chosen = rows.slope_of_batch if problem.of_batch else slope
+        plain, weights = rows.slope_of_batch if problem.of_batch else slope, None
+        if problem.weights is not None:
+            weights = problem.weights_of(part.numbers)
+
+        def chosen(f: Tensor, graph: bool = False) -> Tensor:
+            found = plain(f, graph)
+            return found if weights is None else found * weights.to(f.dtype)[:, None]
 
         def by_token(f: Tensor) -> list[Tensor]:
             shape = rows.shape_of_row() if problem.of_batch else seen["shape"]

@@ -227,7 +227,7 @@ class Reverse:
     def _require_known(
         self, k: int, training: list[str], before: StepState, after: StepState
     ) -> None:
-        """``ValueError`` for buffers that move, or are used, in a way whose derivative is unknown."""
+        """``ValueError`` for buffers that move, or are used, in a way that is not known here."""
         modes = set(training)
         for name, buffer in before.buffers.items():
             layer = name.rpartition(".")[0]

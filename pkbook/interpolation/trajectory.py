@@ -13,6 +13,7 @@ from pkbook.interpolation.path_kernel import path_kernel as _path_kernel
 from pkbook.runs.loops import division_of, uncompiled, unwrapped
 from pkbook.runs.problem import Loss, Reduction
 from pkbook.runs.recording import Recording, batches
+from pkbook.runs.reweighting import reweighted as _reweighted, without as _without
 from pkbook.runs.sources import Collate
 
 __all__ = ["Trajectory", "batches", "record"]
@@ -132,6 +133,8 @@ class Trajectory(Recording):
     interpolate = _interpolate
     path_kernel = _path_kernel
     influence = _influence
+    reweighted = _reweighted
+    without = _without
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from pkbook.basics.checks import require_tensor
@@ -40,6 +41,18 @@ class Problem:
     clipped: Literal["trained", "all", "groups"] = "trained"
     """Whose gradients are clipped together: those of the trained parameters in the model's order,
     of all parameters of the model, or of the optimizer's in its groups' order."""
+    weights: Tensor | None = None
+    """What the gradient of each sample's own loss is multiplied with ``[N]``; None: all by one."""
+    whole: bool = True
+    """Whether a mean is divided by the number of samples in a batch, whatever their weights; else
+    by the sum of their weights."""
+
+    def weights_of(self, numbers: Sequence[int]) -> Tensor | None:
+        """The weights of a micro-batch ``[n]``, with which its mean is taken."""
+        if self.weights is None:
+            return None
+        found = self.weights[torch.as_tensor(numbers, device=self.weights.device)]
+        return found if self.whole else found * (len(numbers) / found.sum())
 
     def outputs(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """What the model returns for a pair ``(x, y)``, and ``y``."""

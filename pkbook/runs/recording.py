@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pkbook.basics.checks import require_module, require_whole
@@ -40,7 +41,7 @@ from pkbook.runs.optimizers import (
     require_linear,
     settings_of,
 )
-from pkbook.runs.problem import Loss, Reduction, is_pair
+from pkbook.runs.problem import Loss, Problem, Reduction, is_pair
 from pkbook.runs.records import StepRecord, Store
 from pkbook.runs.replay import Replayed
 from pkbook.runs.schedules import advance, follow, require_schedule
@@ -210,7 +211,7 @@ class Recording(Followed):
         """
         ours = self._begun if self.several is None else partial(self.several.step, self)
         record, descend, made = ours(batch)
-        value = self._make(record, descend)
+        value = self.make(record, descend)
         made()
         return value
 
@@ -277,7 +278,18 @@ class Recording(Followed):
         whole = isinstance(x, Tensor) and x.ndim == 1 and not x.is_floating_point()
         return micro_batches(batch, self.samples, numbers_too=whole)
 
-    def _make(self, record: StepRecord, descend: Callable[[], Tensor]) -> Tensor:
+    def sibling(self, model: nn.Module, optimizer: Optimizer, problem: Problem) -> Self:
+        """A run in memory that begins with this model and optimizer, still without steps."""
+        run = type(self).__new__(type(self))
+        run.several, run.elsewhere = None, {}
+        run._bind(model, optimizer, None)
+        run.problem, run.every, run.seed = problem, self.every, self.seed
+        run._watch = Watch(spacing.watched_every(self.every), False)
+        run.store = new_store(None, {}, None, False)
+        run.store.save(0, snapshot(model, optimizer))
+        return run
+
+    def make(self, record: StepRecord, descend: Callable[[], Tensor]) -> Tensor:
         """Make the step of a record and keep it; or neither of both."""
         k = len(self)
         buffers = buffers_of(self.model)

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from pkbook.basics.checks import require_finite
 from pkbook.basics.parameters import Tree, sum_of
 from pkbook.runs.conditions import PLAIN, Conditions, cast_as, drawn_as
+from pkbook.runs.loss_rows import LossRows
 from pkbook.runs.optimizers import (
     Number,
     StepState,
@@ -107,13 +108,42 @@ def batches_of(problem: Problem, record: StepRecord) -> list[Any]:
 def run_part(problem: Problem, part: Part, batch: Any, model: nn.Module) -> Tensor:
     """The loss of one forward pass, ``[n]`` or one number, with its own random numbers."""
     n, device = len(part.numbers), problem.source.device
+    weights = problem.weights_of(part.numbers)
     with cast_as(part.conditions, device):
         if problem.of_batch:
             with part.drawing(device):
                 return problem.losses(model, batch, n)
         with part.drawing(device):
             outputs, targets = problem.outputs(model, batch)
+        if weights is not None:
+            outputs = weighted(outputs, weights)
         return problem.of_outputs(outputs, targets, n)
+
+
+def begun(
+    problem: Problem, part: Part, batch: Any, model: nn.Module, place: tuple
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A micro-batch's part of the loss, and where its backward pass begins, with which slope.
+
+    ``place`` says which of how many micro-batches it is.  It begins at the loss, but for losses of
+    ``(model, batch)`` with weights: there at what the samples have apart.
+    """
+    weights = problem.weights_of(part.numbers)
+    if weights is None or not problem.of_batch:
+        value = problem.reduced(run_part(problem, part, batch, model), *place)
+        return value, value, None
+    rows = LossRows(problem, *place)
+    with cast_as(part.conditions, problem.source.device), part.drawing(problem.source.device):
+        f = rows.of_batch(model, batch)
+    slope = rows.slope_of_batch(f)
+    value = problem.reduced(f if rows.value is None else rows.value, *place)
+    return value, f, slope * weights.to(f.dtype).reshape(-1, *[1] * (f.ndim - 1))
+
+
+def weighted(rows: Tensor, weights: Tensor) -> Tensor:
+    """The same numbers, whose gradient by row i is multiplied with weight i."""
+    still, weights = rows.detach(), weights.to(rows.dtype)
+    return still + weights.reshape(-1, *[1] * (rows.ndim - 1)) * (rows - still)
 
 
 def gradients(
@@ -139,14 +169,16 @@ def gradients(
     others: Tree = {}
     own = len(parts) // max(record.processes, 1)
     for j, (part, batch) in enumerate(zip(parts, batches, strict=True)):
+        among = part.conditions.divided_by or len(parts)
         with torch.enable_grad():  # also where the reader's code has switched gradients off
-            losses = run_part(problem, part, batch, model)
-            among = part.conditions.divided_by or len(parts)
-            value = problem.reduced(losses, among, items, j)
+            value, start, slope = begun(problem, part, batch, model, (among, items, j))
         require_finite_loss(value, k, part)
-        require_gradient(value, k)
+        require_gradient(start, k)
         scale = part.conditions.scale
-        (value if scale == 1.0 else value * scale).backward()
+        if slope is None:
+            (value if scale == 1.0 else value * scale).backward()
+        else:
+            start.backward(slope * scale)
         values.append(value.detach())
         if record.processes and (j + 1) % own == 0:
             _add_to(others, model)
