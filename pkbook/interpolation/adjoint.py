@@ -189,7 +189,7 @@ class Update:
             pairs = [(made.parameter, adjoint.parameters[name])]
             if name in adjoint.memories:
                 pairs.append((made.memory, adjoint.memories[name]))
-            pairs += [(made.squares[s], t) for s, t in adjoint.squares.get(name, {}).items()]
+            pairs += [(made.state[s], t) for s, t in adjoint.squares.get(name, {}).items()]
             pairs = [(out, seed) for out, seed in pairs if out.requires_grad]
             outputs += [out for out, _ in pairs]
             seeds += [seed for _, seed in pairs]

@@ -13,6 +13,7 @@ from pkbook.interpolation.path_kernel import path_kernel as _path_kernel
 from pkbook.runs.loops import division_of, uncompiled, unwrapped
 from pkbook.runs.problem import Loss, Reduction
 from pkbook.runs.recording import Recording, batches
+from pkbook.runs.retraining import retrained as _retrained
 from pkbook.runs.reweighting import reweighted as _reweighted, without as _without
 from pkbook.runs.sources import Collate
 
@@ -135,6 +136,7 @@ class Trajectory(Recording):
     influence = _influence
     reweighted = _reweighted
     without = _without
+    retrained = _retrained
 
 
 @contextmanager

@@ -80,28 +80,29 @@ class Moved:
 
     parameter: Tensor
     memory: Tensor
-    squares: Tree
+    state: Tree
+    """What else the optimizer keeps of it."""
 
 
 def moved(
     optimizer: Optimizer,
     settings: dict,
-    constant: Coefficients,
+    recorded: Coefficients,
     before: tuple[Tensor, Tensor, Tree],
     gradient: Tensor,
 ) -> Moved:
     r"""The step of one parameter by its (clipped) gradient :math:`r_kg_k`.
 
     ``before``: parameter, memory :math:`m_{k-1}` and the rest of the optimizer's state.
-    ``constant`` are the step's coefficients as they were recorded: for an optimizer that has its
-    own rule they must be numbers.
+    ``recorded`` are the step's coefficients: for an optimizer with a rule of the reader's they
+    must be numbers.  Everything is entry by entry, so leading dimensions may number several runs.
     """
     theta, memory, state = before
-    fresh = constant.keep == 0.0 and constant.take == 1.0
+    fresh = recorded.keep == 0.0 and recorded.take == 1.0
     evolves = EVOLUTIONS.get(type(optimizer))
     if evolves is None:
-        _require_constant(optimizer, constant)
-        return _made(replace(constant, clip=1.0), theta, memory, {}, gradient)
+        _require_constant(optimizer, recorded)
+        return _made(replace(recorded, clip=1.0), theta, memory, {}, gradient)
     base = with_decay(Coefficients(), settings)
     after = evolves(settings, state, base.entering(gradient, theta))
     made = rule_of(optimizer).read(settings, after, fresh)
@@ -111,8 +112,7 @@ def moved(
 def _made(c: Coefficients, theta: Tensor, memory: Tensor, after: Tree, g: Tensor) -> Moved:
     entering = c.entering(g, theta)
     memory = c.remembered(memory, entering)
-    squares = {name: after[name] for name in SQUARES if name in after}
-    return Moved(theta + c.move(memory, entering, theta), memory, squares)
+    return Moved(theta + c.move(memory, entering, theta), memory, after)
 
 
 def _require_constant(optimizer: Optimizer, c: Coefficients) -> None:
