@@ -11,8 +11,10 @@ from pkbook.basics import extras, old_paths
 from pkbook.basics.files import StorageError
 from pkbook.basics.processes import RankError
 from pkbook.basics.version import __version__
+from pkbook.interpolation.effect import Influence
 from pkbook.interpolation.explain import explain
 from pkbook.interpolation.explanation import Explanation
+from pkbook.interpolation.influence import influence
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.path_kernel import path_kernel
 from pkbook.interpolation.result import Interpolation
@@ -37,7 +39,7 @@ from pkbook.runs.snapshot import ReplayError
 old_paths.install()
 
 if TYPE_CHECKING:
-    from pkbook import diffusion_limit, function_space, generative
+    from pkbook import diffusion_limit, evaluation, function_space, generative
     from pkbook.function_space import diagnostics
     from pkbook.lab import explorers, plots
     from pkbook.lab.claims import ClaimNotHeld, claim
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClaimNotHeld",
     "Explanation",
+    "Influence",
     "Interpolation",
     "KernelOperator",
     "RankError",
@@ -60,12 +63,14 @@ __all__ = [
     "diagnostics",
     "diffusion_limit",
     "distributed_kernel",
+    "evaluation",
     "explain",
     "explorers",
     "feature_norms",
     "function_space",
     "generative",
     "gradient_kernel",
+    "influence",
     "interpolate",
     "kernel_operator",
     "kernels_by_layer",
@@ -90,6 +95,7 @@ LATER = {
     "data": "pkbook.problems.data",
     "diagnostics": "pkbook.function_space.diagnostics",
     "diffusion_limit": "pkbook.diffusion_limit",
+    "evaluation": "pkbook.evaluation",
     "explorers": "pkbook.lab.explorers",
     "function_space": "pkbook.function_space",
     "generative": "pkbook.generative",

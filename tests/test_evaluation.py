@@ -5,6 +5,7 @@ import torch
 from scipy.stats import spearmanr
 from test_influence import OPTIMIZERS, N, Q, mlp, recorded
 
+import pkbook as pk
 from pkbook import evaluation
 from pkbook.evaluation import (
     leave_one_out,
@@ -67,7 +68,9 @@ def test_leaving_one_out_is_a_training_of_its_own():
     for row, i in zip(found, (2, 5), strict=True):
         alone = run.without([i]).model.eval()
         torch.testing.assert_close(row, (alone(Q) - run.model(Q)).detach(), rtol=1e-7, atol=1e-10)
-    everybody = leave_one_out(run, Q, of=lambda model, q: model(q).square())
+    everybody = leave_one_out(
+        run, Q, of=pk.of.loss_of(torch.nn.MSELoss(reduction="none"), Q[:, :1])
+    )
     assert everybody.shape == (N, 2, 1)
 
 

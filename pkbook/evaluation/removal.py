@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pkbook.basics.checks import require_whole
-from pkbook.basics.parameters import trainable
+from pkbook.basics.outputs import outputs_of, the_tensor
 from pkbook.evaluation.interval import as_scores
-from pkbook.kernels.asked import asked
-from pkbook.kernels.inputs import evaluate
 from pkbook.runs.recording import Recording
 from pkbook.runs.retraining import Retrained, retrained
 from pkbook.runs.reweighting import Divisor
@@ -18,12 +16,15 @@ from pkbook.runs.reweighting import Divisor
 
 def answers(models: Retrained, x: Any, of: Any = None) -> Tensor:
     """What each of ``R`` trained models answers, ``[R, m, C]``; ``of`` as in `interpolate`."""
-    queries = asked(x, of)
-    found = []
-    for r in range(len(models)):
-        model = models.model_of(r)
-        found.append(evaluate(model, queries, trainable(model), None))
-    return torch.stack(found)
+    if of is None:
+        return models.outputs(x)
+    if isinstance(of, tuple):
+        return models.outputs(x, lambda model, queries: _entry(model, queries, of))
+    return models.outputs(x, of)
+
+
+def _entry(model: nn.Module, queries: Any, place: tuple) -> Tensor:
+    return the_tensor(outputs_of(model, queries))[(slice(None), *place)]
 
 
 def leave_one_out(

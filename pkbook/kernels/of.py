@@ -33,6 +33,10 @@ class Of:
     def __init__(self, name: str, call: Function, *rows: Tensor) -> None:
         self.name, self.call, self.rows = name, call, rows
 
+    def __call__(self, model: nn.Module, queries: Any) -> Tensor:
+        """What is asked, of the queries that it was made for."""
+        return self.call(model, queries, *self.rows)
+
     def __repr__(self) -> str:
         return self.name
 

@@ -4,6 +4,7 @@ What differs between them is a number at each sample, so the parameters of ``R``
 stacked and every step is made for all of them in one pass under ``torch.func.vmap``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,12 +35,16 @@ class Retrained:
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))
 
-    def outputs(self, x: Any) -> Tensor:
-        """What each model says in eval mode about queries ``[m, ...]``: ``[R, m, C]``."""
+    def outputs(self, x: Any, of: Callable[[nn.Module, Any], Tensor] | None = None) -> Tensor:
+        """What each model says in eval mode about queries ``[m, ...]``: ``[R, m, C]``.
+
+        ``of``: a function of a model and queries, in place of the model's outputs.
+        """
         found = []
         with torch.no_grad():
             for r in range(len(self)):
-                f = the_tensor(outputs_of(self.model_of(r), x))
+                model = self.model_of(r)
+                f = the_tensor(outputs_of(model, x)) if of is None else of(model, x)
                 found.append(f.reshape(len(f), -1))
         return torch.stack(found)
 
