@@ -323,3 +323,43 @@ def test_bad_queries_are_refused_at_the_door():
     for samples, match in ((torch.zeros(N, dtype=torch.bool), "mask.nonzero"), ([N], r"0..8")):
         with pytest.raises(ValueError, match=match):
             told.without(samples)
+
+
+def test_it_is_kept_in_a_file(tmp_path):
+    told = recorded(mlp(), OPTIMIZERS["Adam"]).influence(Q, by_parameter=True)
+    told.save(tmp_path / "told.safetensors")
+    again = pk.Influence.load(tmp_path / "told.safetensors")
+    assert torch.equal(again.effects, told.effects)
+    assert torch.equal(again.final, told.final)
+    assert list(again.by_parameter) == list(told.by_parameter)
+    for (a, b), (c, d) in zip(again.by_step, told.by_step, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    with pytest.raises(ValueError, match="holds no interpolation"):
+        pk.Interpolation.load(tmp_path / "told.safetensors")
+    assert list(told.to_pandas().columns) == ["sample", "query", "output", "effect"]
+
+
+def test_many_queries_to_a_folder_which_is_gone_on_with(tmp_path):
+    run, many = recorded(mlp(), OPTIMIZERS["momentum"]), torch.cat([Q, 2 * Q])
+    wanted = run.influence(many, by_parameter=True)
+    folder = tmp_path / "told"
+    told = pk.explain(run, many, kind="influence", folder=folder, chunk=3, by_parameter=True)
+    torch.testing.assert_close(told.final, wanted.final)
+    got = torch.cat([one.effects for one in told], 1)
+    torch.testing.assert_close(got, wanted.effects)
+    first = next((folder / "chunks").glob("000000000*"))
+    first.unlink()
+    again = pk.explain(run, many, kind="influence", folder=folder, by_parameter=True)
+    torch.testing.assert_close(again[0].effects, wanted.effects[:, :1])
+    assert again.verify() == 0.0
+    assert torch.equal(again.top(3, 1)[0], wanted.top(3, 1)[0])
+    assert len(again.to_pandas()) == N * 4
+    with pytest.raises(ValueError, match="no completeness: derivatives do not add up"):
+        _ = again.completeness
+    with pytest.raises(ValueError, match="another told"):
+        pk.explain(run, many, folder=folder, by_parameter=True)
+    with pytest.raises(ValueError, match="kind='influence' has no quadrature"):
+        pk.explain(run, many, kind="influence", nodes=5)
+    with pytest.raises(ValueError, match="'contributions', 'influence'"):
+        pk.explain(run, many, kind="both")

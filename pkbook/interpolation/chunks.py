@@ -22,7 +22,13 @@ from pkbook.basics.files import (
     write_checked,
     write_whole,
 )
-from pkbook.interpolation.packing import as_fields, as_tensors
+from pkbook.interpolation.effect import Influence
+from pkbook.interpolation.packing import (
+    as_fields,
+    as_tensors,
+    influence_fields,
+    influence_tensors,
+)
 from pkbook.interpolation.result import Interpolation
 from pkbook.runs.storage import dump_manifest, load_manifest
 
@@ -52,13 +58,16 @@ def place_of(manifest: dict, number: int) -> Tensor:
     return torch.tensor([rows.start, rows.stop, identity])
 
 
-def packed(told: Interpolation, place: Tensor) -> dict[str, Tensor]:
-    """Everything in an ``Interpolation`` as tensors, and which queries it tells of."""
-    return {"place": place, **as_tensors(told)}
+def packed(told: Interpolation | Influence, place: Tensor) -> dict[str, Tensor]:
+    """Everything in a result as tensors, and which queries it tells of."""
+    tensors = influence_tensors(told) if isinstance(told, Influence) else as_tensors(told)
+    return {"place": place, **tensors}
 
 
-def unpacked(tensors: dict[str, Tensor]) -> Interpolation:
+def unpacked(tensors: dict[str, Tensor]) -> Interpolation | Influence:
     """What :func:`packed` put away."""
+    if "effects" in tensors:
+        return Influence(**influence_fields(tensors))
     return Interpolation(**as_fields(tensors))
 
 

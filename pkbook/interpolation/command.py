@@ -35,6 +35,8 @@ from pkbook.interpolation.explain import explain
 from pkbook.interpolation.explanation import Explanation
 from pkbook.interpolation.folders import info, load_setup, verify
 from pkbook.interpolation.options import DEFAULT, RULES
+from pkbook.interpolation.question import KINDS
+from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.trajectory import Trajectory
 
 PATIENCE = 86_400.0
@@ -69,6 +71,7 @@ def explain_command(args: argparse.Namespace) -> None:
         told = explain(
             run,
             queries,
+            kind=args.kind,
             folder=args.out,
             outputs=outputs,
             chunk=args.chunk,
@@ -93,9 +96,12 @@ def _print_told(args: argparse.Namespace, told: Explanation, processes: int) -> 
         "process(es)"
     )
     for query, one in enumerate(told if args.top else ()):
-        gap = one.completeness.item()
-        for output, (before, after) in enumerate(zip(one.initial[0], one.final[0], strict=True)):
-            print(f"query {query}, output {output}: {before:.4g} -> {after:.4g}, gap {gap:.2g}")
+        for output, after in enumerate(one.final[0]):
+            text = f"{after:.4g}, derivatives by the samples' weights"
+            if isinstance(one, Interpolation):
+                before, gap = one.initial[0, output], one.completeness.item()
+                text = f"{before:.4g} -> {after:.4g}, gap {gap:.2g}"
+            print(f"query {query}, output {output}: {text}")
             for sample, share in zip(*one.top(args.top, 0, output), strict=True):
                 print(f"  sample {int(sample)}: {float(share):+.4g}")
     sys.stdout.flush()
@@ -165,6 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--queries", required=True, help="safetensors file with one tensor, or one named x")
     add("--out", required=True, help="folder for the result; one that was begun is gone on with")
     add("--outputs", default="all", help="all (default), 3, or one for each query: 3,1,4 or a file")
+    what = "contributions (what happened) or influence (what would have happened) (default first)"
+    add("--kind", choices=KINDS, default=KINDS[0], help=what)
     _add_options(add)
     few = "queries at a time (default: what memory allows)"
     add("--chunk", type=positive_number, help=few)

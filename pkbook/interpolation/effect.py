@@ -2,12 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from pkbook.basics.words import counted
 from pkbook.interpolation.by_sample import BySample
+from pkbook.interpolation.packing import (
+    influence_fields,
+    influence_tensors,
+    read_file,
+    write_file,
+)
+
+KIND = "influence"
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,25 @@ class Influence(BySample):
                 f"{int(chosen.max())}"
             )
         return self.final.double() - self.effects[chosen].sum(0)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file, as :meth:`Interpolation.save` does."""
+        write_file(path, influence_tensors(self), KIND)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What :meth:`save` has written; errors as of :meth:`Interpolation.load`."""
+        return cls(**influence_fields(read_file(path, KIND)))
+
+    def query(self, i: int) -> Self:
+        """Query ``i`` alone (views)."""
+        at = slice(i, i + 1)
+        return type(self)(
+            self.final[at],
+            self.effects[:, at],
+            [(numbers, values[:, at]) for numbers, values in self.by_step],
+            {name: t[:, at] for name, t in self.by_parameter.items()},
+        )
 
     def __repr__(self) -> str:
         n, m, c = self.effects.shape

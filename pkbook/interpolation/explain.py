@@ -7,7 +7,7 @@ at a time, so that only these must fit in memory, and keeps each chunk before it
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pkbook.basics.budget import LARGEST_DEFAULT, free_memory
-from pkbook.basics.checks import evaluating, require_finite, require_whole
-from pkbook.basics.fingerprints import digest, fingerprint
-from pkbook.basics.parameters import trainable
 from pkbook.basics.processes import Processes
-from pkbook.basics.version import __version__
 from pkbook.interpolation.chunks import (
-    KIND,
     InFolder,
     InMemory,
     Shelf,
@@ -35,19 +29,19 @@ from pkbook.interpolation.chunks import (
     rows_of,
 )
 from pkbook.interpolation.explanation import Explanation
-from pkbook.interpolation.interpolate import take_apart
 from pkbook.interpolation.options import DEFAULT, Options, Rule
+from pkbook.interpolation.question import (
+    CONTRIBUTIONS,
+    Kind,
+    Question,
+    checked_keep,
+    fitting,
+    question_of,
+    require_kind,
+)
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.unreached import Unreached
-from pkbook.interpolation.walk import require_walk
-from pkbook.kernels.asked import Inputs, asked, tensors_of
-from pkbook.kernels.inputs import evaluate, selection
 from pkbook.runs.recording import Recording
-
-GRADIENTS = 4
-"""Averaged gradients that one query and output hold at a time, about."""
-COPIES = 5
-"""Times that a chunk's result is there while it is written, as measured."""
 
 
 def explain(
@@ -55,6 +49,7 @@ def explain(
     x: Any,
     *,
     of: Any = None,
+    kind: Kind = "contributions",
     folder: str | Path | None = None,
     outputs: int | Tensor | None = None,
     rule: Rule = DEFAULT.rule,
@@ -90,6 +85,10 @@ def explain(
     of
         what is explained instead of the outputs, as for :func:`pkbook.interpolate`.  A folder
         knows a function by its name.
+    kind
+        ``"contributions"``: what happened, :func:`pkbook.interpolate`.  ``"influence"``: what would
+        have happened, :func:`pkbook.influence`; then there is no quadrature, and of the options
+        only ``by_parameter`` means anything.
     folder
         where to write the result; on several processes one that all of them see.  Default in
         memory, which needs a single process.
@@ -149,16 +148,20 @@ def explain(
     home = run.device if isinstance(run, Recording) else torch.device("cpu")
     processes = Processes(group, timeout, home)
 
-    def check() -> tuple[_Question, int]:
+    def check() -> tuple[Question, int]:
         if processes.size > 1 and folder is None:
             raise ValueError("folder must be given where several processes explain together")
         options = Options(
             rule, nodes, tolerance, most_pieces, by_parameter or layers, entries,
             by_token=by_token,
         )  # fmt: skip
-        question = replace(_asked(run, x, of, outputs, options), keep=_checked_keep(keep, options))
+        require_kind(kind, options, keep)
+        question = replace(
+            question_of(run, x, of, outputs, options), keep=checked_keep(keep, options), kind=kind
+        )
         question.facts.update({} if keep is None else {"keep": keep})
-        return question, _fitting(question, chunk, memory, processes.size)
+        question.facts.update({} if kind == CONTRIBUTIONS else {"told": kind})
+        return question, fitting(question, chunk, memory, processes.size)
 
     question, fits = processes.together("checking its arguments", check)
     facts = {**question.facts, "chunk": chunk, "memory": memory, "folder": str(folder)}
@@ -180,7 +183,7 @@ def explain(
 
 
 def _work(
-    processes: Processes, question: "_Question", shelf: Shelf, manifest: dict, progress: bool
+    processes: Processes, question: "Question", shelf: Shelf, manifest: dict, progress: bool
 ) -> Unreached:
     """Compute what is not there yet: in rounds, each process one chunk."""
     missing = _missing(processes, shelf, manifest)
@@ -191,7 +194,8 @@ def _work(
     def one(number: int) -> None:
         rows = rows_of(manifest, number)
         part = question.answer(rows, show and alone)
-        unreached.add(part, range(rows.start, rows.stop))
+        if isinstance(part, Interpolation):
+            unreached.add(part, range(rows.start, rows.stop))
         tensors = packed(part, place_of(manifest, number))
         del part  # not held as well while the chunk is written
         shelf.keep(number, tensors)
@@ -221,118 +225,3 @@ def _missing(processes: Processes, shelf: Shelf, manifest: dict) -> list[int]:
     listed = processes.share(json.dumps(sorted(shelf.there())), "listing the chunks")[0]
     there = set(json.loads(listed))
     return [number for number in all_chunks(manifest) if number not in there]
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What is asked, and how it is told apart from other questions."""
-
-    run: Recording
-    x: Inputs
-    chosen: Tensor | None
-    options: Options
-    width: int
-    """Outputs told of each query."""
-    facts: dict
-    keep: int | None = None
-
-    def answer(self, rows: slice, progress: bool) -> Interpolation:
-        home = self.run.device
-        chosen = None if self.chosen is None else self.chosen[rows].to(home)
-        told = take_apart(self.run, self.x[rows].to(home), chosen, self.options, progress)
-        return told if self.keep is None else told.largest(self.keep)
-
-
-def _checked_keep(keep: int | None, options: Options) -> int | None:
-    if keep is not None and (options.by_parameter or options.by_token):
-        raise ValueError("give keep, or by_parameter and by_token, not both")
-    return None if keep is None else require_whole(keep, "keep")
-
-
-def _asked(
-    run: object, x: Any, of: Any, outputs: int | Tensor | None, options: Options
-) -> _Question:
-    """Check what can be checked before the work, and describe it for the manifest."""
-    if not isinstance(run, Recording):
-        raise TypeError(f"run must be a pkbook.Trajectory, got {type(run).__name__}")
-    x = asked(x, of)
-    first = (x[:1] if x.ndim else x).to(run.device)
-    require_walk(run, first)
-    for t in tensors_of(x):
-        require_finite(t.detach(), "x")
-    x = x.detach()
-    chosen = selection(outputs, len(x), torch.device("cpu"))
-    with evaluating(run.model):
-        width = evaluate(run.model, first, trainable(run.model), None).shape[1]
-    if chosen is not None:
-        if int(chosen.min()) < -width or int(chosen.max()) >= width:
-            raise ValueError(
-                f"outputs must lie in 0..{width - 1} for this model, got "
-                f"{int(chosen.min())}..{int(chosen.max())}"
-            )
-        chosen, width = chosen % width, 1
-    facts = {
-        "kind": KIND,
-        "pkbook": __version__,
-        "torch": torch.__version__,
-        "run": _run_facts(run),
-        "queries": {"number": len(x), "content": "; ".join(map(digest, tensors_of(x)))},
-        "outputs": _described(chosen) if isinstance(x, Tensor) else f"{x.of}, {_described(chosen)}",
-        "width": width,
-        "options": _option_facts(options, run),
-    }
-    return _Question(run, x, chosen, options, width, facts)
-
-
-def _option_facts(options: Options, run: Recording) -> dict:
-    """The options as they stand in the manifest, where one left out equals its default.
-
-    The folder says ``layers`` for ``by_parameter``: so folders from before go on to be read.
-    """
-    return {
-        "rule": options.rule,
-        "nodes": options.nodes,
-        "tolerance": options.tolerance,
-        "most_pieces": options.most_pieces,
-        "layers": bool(options.by_parameter),
-        "entries": list(options.entries_among(run.names)),
-        **({"by_token": True} if options.by_token else {}),
-    }
-
-
-def _described(chosen: Tensor | None) -> str | int:
-    if chosen is None:
-        return "all"
-    return int(chosen[0]) if bool((chosen == chosen[0]).all()) else f"by query, {digest(chosen)}"
-
-
-def _run_facts(run: Recording) -> dict:
-    """What the run says of itself, and where it ended."""
-    parameters = dict(run.model.named_parameters())
-    last = fingerprint(*(parameters[name] for name in run.names), *run.model.buffers())
-    return run.facts() | {"steps": len(run), "last": last}
-
-
-def _fitting(question: _Question, chunk: int | None, memory: int | None, processes: int) -> int:
-    """The number of queries in a chunk."""
-    if memory is not None:
-        require_whole(memory, "memory")
-    if chunk is not None:
-        return require_whole(chunk, "chunk")
-    need = _bytes_of_a_query(question)
-    if memory is None:
-        memory = min(free_memory(question.run.device) // (4 * processes), LARGEST_DEFAULT)
-    elif memory < need:
-        raise ValueError(
-            f"memory must hold one query, about {need} bytes for this run, got {memory}"
-        )
-    return max(1, min(memory // need, -(-len(question.x) // processes)))
-
-
-def _bytes_of_a_query(question: _Question) -> int:
-    run = question.run
-    own = {name: p for name, p in run.model.named_parameters() if name in run.names}
-    gradients = sum(p.numel() * p.element_size() for p in own.values())
-    samples = run.samples * (1 + len(own) * bool(question.options.by_parameter))
-    steps = sum(len(record.batch) for record in run.store.steps)
-    return question.width * (GRADIENTS * gradients + COPIES * 8 * (samples + steps))

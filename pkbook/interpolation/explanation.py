@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from pkbook.interpolation.chunks import (
     rows_of,
     unpacked,
 )
+from pkbook.interpolation.effect import Influence
 from pkbook.interpolation.result import Interpolation
 from pkbook.interpolation.summary import of_explanation
 from pkbook.interpolation.table import By, as_frame, blocks
@@ -32,7 +33,8 @@ class Explanation:
     """Many predictions taken apart: what :func:`pkbook.explain` found, read chunk by chunk.
 
     ``len(told)`` is the number of queries, ``told[i]`` the :class:`Interpolation` of query ``i``
-    alone (:math:`m=1`), and iteration goes over all of them.  What is read from a folder is
+    alone (:math:`m=1`), with ``kind="influence"`` its :class:`Influence`, and iteration goes over
+    all of them.  What is read from a folder is
     checked and lies on the CPU; one chunk at a time is held.
     """
 
@@ -40,7 +42,7 @@ class Explanation:
         self.manifest = manifest
         """What was asked: the run, the queries and the options."""
         self._shelf = shelf
-        self._last: tuple[int, Interpolation] | None = None
+        self._last: tuple[int, Interpolation | Influence] | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -58,14 +60,15 @@ class Explanation:
         """Number of queries."""
         return self.manifest["queries"]["number"]
 
-    def __getitem__(self, query: int) -> Interpolation:
-        """The :class:`Interpolation` of one query."""
+    def __getitem__(self, query: int) -> Any:
+        """The :class:`Interpolation`, or :class:`Influence`, of one query."""
         if isinstance(query, bool) or not isinstance(query, int):
             raise TypeError(f"query must be an int, got {type(query).__name__} {query!r}")
         if not -len(self) <= query < len(self):
             raise IndexError(f"query must lie in 0..{len(self) - 1}, got {query}")
         number, place = divmod(query % len(self), self.manifest["chunk"])
-        return _query_alone(self._chunk(number), place)
+        part = self._chunk(number)
+        return part.query(place) if isinstance(part, Influence) else _query_alone(part, place)
 
     def __repr__(self) -> str:
         where, there = "in memory", None
@@ -75,10 +78,10 @@ class Explanation:
             there = len(self._shelf.there())
         return of_explanation(self, where, there)
 
-    def __iter__(self) -> Iterator[Interpolation]:
+    def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
 
-    def _chunk(self, number: int) -> Interpolation:
+    def _chunk(self, number: int) -> Interpolation | Influence:
         if self._last is None or self._last[0] != number:
             if not self._shelf.has(number):
                 rows = rows_of(self.manifest, number)
@@ -89,7 +92,7 @@ class Explanation:
             self._last = number, unpacked(read_chunk(self._shelf, self.manifest, number))
         return self._last[1]
 
-    def chunks(self) -> Iterator[tuple[slice, Interpolation]]:
+    def chunks(self) -> Iterator[tuple[slice, Any]]:
         """The chunks in order: which queries, and their :class:`Interpolation`."""
         for number in all_chunks(self.manifest):
             yield rows_of(self.manifest, number), self._chunk(number)
@@ -100,14 +103,16 @@ class Explanation:
         return sorted(set(all_chunks(self.manifest)) - self._shelf.there())
 
     def verify(self) -> float:
-        """Read every chunk against its checksum; the largest ``completeness``.
+        """Read every chunk against its checksum; the largest ``completeness`` (0 for influences).
 
         ``ValueError`` naming every chunk that is damaged or not there.
         """
         gaps = [0.0]
 
         def read(number: int) -> None:
-            gaps.append(self._chunk(number).completeness.max().item())
+            part = self._chunk(number)
+            if isinstance(part, Interpolation):
+                gaps.append(part.completeness.max().item())
 
         self._last = None
         there = self._shelf.there()
@@ -136,12 +141,28 @@ class Explanation:
 
         Every chunk is read, and the whole table must fit in memory.
         """
-        return as_frame([blocks(part, by) for _, part in self.chunks()], by)
+        parts = [part for _, part in self.chunks()]
+        return as_frame([blocks(part, by) for part in parts], by, parts[0].word)
+
+    @property
+    def kind(self) -> str:
+        """``"contributions"`` or ``"influence"``."""
+        return self.manifest.get("told", "contributions")
+
+    def _of_all(self, name: str) -> Tensor:
+        if name not in self._told:
+            raise ValueError(
+                f"an explanation of kind 'influence' has no {name}: derivatives do not add up to a "
+                "change; ask for kind='contributions'"
+            )
+        return self._told[name]
 
     @cached_property
     def _told(self) -> dict[str, Tensor]:
         """What is small enough to be held for all queries, from one reading of all chunks."""
         names = ("initial", "final", "change", "remainder", "completeness", "reached")
+        if self.kind == "influence":
+            names = ("final",)
         found: dict[str, list[Tensor]] = {name: [] for name in names}
         for _, told in self.chunks():
             for name, parts in found.items():
@@ -151,7 +172,7 @@ class Explanation:
     @property
     def initial(self) -> Tensor:
         r""":math:`f(x,\theta_0)`, ``[m, C]``."""
-        return self._told["initial"]
+        return self._of_all("initial")
 
     @property
     def final(self) -> Tensor:
@@ -161,22 +182,22 @@ class Explanation:
     @property
     def change(self) -> Tensor:
         r""":math:`f(x,\theta_K)-f(x,\theta_0)`, ``[m, C]``."""
-        return self._told["change"]
+        return self._of_all("change")
 
     @property
     def remainder(self) -> Tensor:
         """What the quadrature rule left out, ``[m, C]``."""
-        return self._told["remainder"]
+        return self._of_all("remainder")
 
     @property
     def completeness(self) -> Tensor:
         """The relative gap of each query's sum, ``[m]``: :attr:`Interpolation.completeness`."""
-        return self._told["completeness"]
+        return self._of_all("completeness")
 
     @property
     def reached(self) -> Tensor:
         """Whether each query's sum closes to the tolerance asked for, bool ``[m]``."""
-        return self._told["reached"]
+        return self._of_all("reached")
 
 
 def _query_alone(told: Interpolation, i: int) -> Interpolation:

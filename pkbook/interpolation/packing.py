@@ -19,6 +19,7 @@ from pkbook.basics.fingerprints import fingerprint
 from pkbook.basics.version import __version__
 
 if TYPE_CHECKING:
+    from pkbook.interpolation.effect import Influence
     from pkbook.interpolation.result import Interpolation
 
 DOUBTS = ("rounding", "scales", "precision")
@@ -29,16 +30,13 @@ FORMAT = "1"
 
 def as_tensors(told: "Interpolation") -> dict[str, Tensor]:
     """Everything in an ``Interpolation`` as tensors; the order of its dicts is in the names."""
-    numbers, values = [n for n, _ in told.by_step], [v for _, v in told.by_step]
     found = {
         "initial": told.initial,
         "final": told.final,
         "contributions": told.contributions,
         "remainder": told.remainder,
         "pieces": told.pieces,
-        "step/samples": torch.cat(numbers) if numbers else torch.zeros(0, dtype=torch.int64),
-        "step/values": torch.cat(values) if values else told.contributions[:0],
-        "step/sizes": torch.tensor([len(n) for n in numbers], dtype=torch.int64),
+        **_of_steps(told.by_step, told.contributions),
         "doubt": torch.tensor(DOUBTS.index(told.doubt)),
     }
     if told.kept is not None:  # few of many: which, and how much
@@ -51,8 +49,7 @@ def as_tensors(told: "Interpolation") -> dict[str, Tensor]:
     if told.tolerance is not None:
         found["tolerance"] = torch.tensor(told.tolerance, dtype=torch.float64)
     for kind in DICTS:
-        for j, (name, value) in enumerate(getattr(told, kind).items()):
-            found[f"{kind}/{j}/{name}"] = value
+        found |= _of_dict(kind, getattr(told, kind))
     return _apart({name: t.detach().cpu().contiguous() for name, t in found.items()})
 
 
@@ -68,12 +65,6 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def as_fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """What :func:`as_tensors` put away, by the names of the fields."""
-    dicts: dict[str, dict] = {kind: {} for kind in DICTS}
-    numbered = [(*key.split("/", 2), t) for key, t in tensors.items() if key.count("/") > 1]
-    for kind, _, name, t in sorted(numbered, key=lambda entry: int(entry[1])):
-        dicts[kind][name] = t
-    sizes = tensors["step/sizes"].tolist()
-    steps = (tensors[f"step/{name}"].split(sizes) for name in ("samples", "values"))
     plain = ("initial", "final", "remainder", "pieces")
     contributions, kept = tensors.get("contributions"), None
     if contributions is None:
@@ -85,47 +76,95 @@ def as_fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
         **{name: tensors[name] for name in plain},
         "contributions": contributions,
         "kept": kept,
-        "by_step": list(zip(*steps, strict=True)),
-        **dicts,
+        "by_step": _steps_of(tensors),
+        **_dicts_of(tensors, DICTS),
         "by_token": tensors.get("by_token"),
         "tolerance": tensors["tolerance"].item() if "tolerance" in tensors else None,
         "doubt": DOUBTS[int(tensors["doubt"])] if "doubt" in tensors else DOUBTS[0],
     }
 
 
-def write_file(path: str | Path, told: "Interpolation") -> None:
-    """Write an ``Interpolation`` whole; see :meth:`Interpolation.save`."""
+def influence_tensors(told: "Influence") -> dict[str, Tensor]:
+    """Everything in an ``Influence`` as tensors."""
+    found = {
+        "final": told.final,
+        "effects": told.effects,
+        **_of_steps(told.by_step, told.effects),
+        **_of_dict("by_parameter", told.by_parameter),
+    }
+    return _apart({name: t.detach().cpu().contiguous() for name, t in found.items()})
+
+
+def influence_fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What :func:`influence_tensors` put away, by the names of the fields."""
+    return {
+        "final": tensors["final"],
+        "effects": tensors["effects"],
+        "by_step": _steps_of(tensors),
+        "by_parameter": _dicts_of(tensors, ("by_parameter",))["by_parameter"],
+    }
+
+
+def _of_steps(by_step: list[tuple[Tensor, Tensor]], like: Tensor) -> dict[str, Tensor]:
+    numbers, values = [n for n, _ in by_step], [v for _, v in by_step]
+    return {
+        "step/samples": torch.cat(numbers) if numbers else torch.zeros(0, dtype=torch.int64),
+        "step/values": torch.cat(values) if values else like[:0],
+        "step/sizes": torch.tensor([len(n) for n in numbers], dtype=torch.int64),
+    }
+
+
+def _steps_of(tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    sizes = tensors["step/sizes"].tolist()
+    return list(
+        zip(*(tensors[f"step/{n}"].split(sizes) for n in ("samples", "values")), strict=True)
+    )
+
+
+def _of_dict(kind: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{kind}/{j}/{name}": value for j, (name, value) in enumerate(found.items())}
+
+
+def _dicts_of(tensors: dict[str, Tensor], kinds: tuple[str, ...]) -> dict[str, dict]:
+    dicts: dict[str, dict] = {kind: {} for kind in kinds}
+    numbered = [(*key.split("/", 2), t) for key, t in tensors.items() if key.count("/") > 1]
+    for kind, _, name, t in sorted(numbered, key=lambda entry: int(entry[1])):
+        dicts[kind][name] = t
+    return dicts
+
+
+def write_file(path: str | Path, tensors: dict[str, Tensor], kind: str = KIND) -> None:
+    """Write a result's tensors whole; see :meth:`Interpolation.save`."""
     path = _as_path(path)
-    tensors = as_tensors(told)
-    facts = {"kind": KIND, "format": FORMAT, "pkbook": __version__}
+    facts = {"kind": kind, "format": FORMAT, "pkbook": __version__}
     content = save(tensors, facts | {"checksum": _checksum(facts, tensors)})
     try:
         write_whole(path, content)
     except OSError as error:
         raise StorageError(
-            f"the interpolation could not be written to {str(path)!r} ({error}); a file that was "
+            f"the {kind} could not be written to {str(path)!r} ({error}); a file that was "
             "there is intact: give a file in a folder that exists and where you may write"
         ) from error
 
 
-def read_file(path: str | Path) -> dict[str, Any]:
-    """The fields that a file of :func:`write_file` holds; see :meth:`Interpolation.load`."""
+def read_file(path: str | Path, kind: str = KIND) -> dict[str, Tensor]:
+    """The tensors that a file of :func:`write_file` holds; see :meth:`Interpolation.load`."""
     path = _as_path(path)
     if path.is_dir():
         raise ValueError(
-            f"path must be a file of Interpolation.save, got the folder {str(path)!r}; for what "
-            "explain wrote to a folder write Explanation.open(folder)"
+            f"path must be a file of {kind.capitalize()}.save, got the folder {str(path)!r}; for "
+            "what explain wrote to a folder write Explanation.open(folder)"
         )
     content = path.read_bytes()
     try:
         tensors, facts = load(content), _metadata(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{path} is damaged or no file of Interpolation.save: it cannot be read ({error})"
+            f"{path} is damaged or no file of {kind.capitalize()}.save: it cannot be read ({error})"
         ) from error
-    if facts.get("kind") != KIND:
+    if facts.get("kind") != kind:
         raise ValueError(
-            f"{path} holds no interpolation; give a file that Interpolation.save has written"
+            f"{path} holds no {kind}; give a file that {kind.capitalize()}.save has written"
         )
     if facts.get("format") != FORMAT:
         raise ValueError(
@@ -134,7 +173,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         )
     if facts.pop("checksum", None) != _checksum(facts, tensors):
         raise ValueError(f"{path} is damaged (checksum differs); it is not used")
-    return as_fields(tensors)
+    return tensors
 
 
 def _as_path(path: object) -> Path:

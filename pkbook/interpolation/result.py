@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pkbook.interpolation.by_sample import BySample
 from pkbook.interpolation.largest import only_largest
-from pkbook.interpolation.packing import read_file, write_file
+from pkbook.interpolation.packing import as_fields, as_tensors, read_file, write_file
 from pkbook.interpolation.summary import of_interpolation
 from pkbook.interpolation.waterfall import waterfall
 
@@ -175,7 +175,7 @@ class Interpolation(BySample):
         StorageError
             where the file cannot be written; what was there is intact.
         """
-        write_file(path, self)
+        write_file(path, as_tensors(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -188,7 +188,7 @@ class Interpolation(BySample):
         ValueError
             naming a file that is damaged, of a later format, or something else.
         """
-        return cls(**read_file(path))
+        return cls(**as_fields(read_file(path)))
 
     def __repr__(self) -> str:
         return of_interpolation(self)
