@@ -58,7 +58,7 @@ def make(seed: int = 0) -> Workload:
     optimizer = torch.optim.RMSprop(model.parameters(), lr=5e-3)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.97)
     batches = shuffled(len(dataset), 12, 20, seed)
-    queries = collate([Sequences(4)[k] for k in range(4)])[:2]
+    queries = collate([Sequences(4)[k] for k in range(4)])[:2]  # four: inputs, lengths
     return Workload(
         model, optimizer, scheduler, dataset, batches, loss, scalar,
         lambda model, queries: model(*queries), queries, collate=collate, max_norm=1.0, seed=seed,

@@ -46,7 +46,12 @@ the new bridge is shut again
 a big museum with nothing in it
 the guide was lost and we were wet"""
 
-ASKED = ["the film was funny and the seats are good", "a cold room and a rude guide"]
+ASKED = [
+    "the film was funny and the seats are good",
+    "a cold room and a rude guide",
+    "the new song is bright and the children laughed",
+    "the boat was late and my brother was lost",
+]
 SENTENCES = PRAISED.split("\n") + BLAMED.split("\n")
 PAD, UNKNOWN = 0, 1
 WORDS = {w: k for k, w in enumerate(sorted(set(" ".join(SENTENCES).split())), start=2)}
