@@ -8,6 +8,7 @@ settings. The verdict follows from the two; nobody types it. A number holds if i
 
 import html
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,6 +133,26 @@ def with_interval(value: float, low: float, high: float, count: int) -> Measured
     if not low <= value <= high:
         raise ValueError(f"value must lie in its interval, got {value:g} for {low:g} to {high:g}")
     return Measured(float(value), float(low), float(high), count, "interval")
+
+
+def rank_interval(value: float, n: int) -> Measured:
+    r"""Spearman's correlation of n pairs with its 95 % interval (Bonett and Wright 2000):
+
+    .. math:: \tanh\Big(\operatorname{artanh}r\pm1.96\sqrt{\tfrac{1+r^2/2}{n-3}}\Big).
+
+    ValueError for fewer than four pairs.
+
+    >>> print(rank_interval(0.5, 9))
+    0.500 (-0.299 to 0.887)
+    """
+    if n < 4:
+        raise ValueError(f"n must be at least 4 for an interval, got {n}")
+    if math.isnan(value):
+        return Measured(value, value, value, n, "interval")
+    middle = math.atanh(max(-0.999999, min(0.999999, value)))
+    half = 1.96 * math.sqrt((1 + value**2 / 2) / (n - 3))
+    low, high = math.tanh(middle - half), math.tanh(middle + half)
+    return with_interval(value, min(low, value), max(high, value), n)
 
 
 def fitted(slope: Slope, replicas: int = 8) -> Measured:
