@@ -2,8 +2,8 @@
 
 Remark 4.1 of arXiv 2603.13872 lays the spread of mode collapse to the kernel, through which one
 latent's correction moves all others. Free points share nothing: the kernel between two of them is
-zero. They meet the same discriminators as the runs of `mode_collapse`; these are networks, whose own
-kernel still ties what they tell one point to what they tell another.
+zero. They meet the same discriminators as the runs of `mode_collapse`; these are networks, whose
+own kernel still ties what they tell one point to what they tell another.
 """
 
 from dataclasses import dataclass
