@@ -143,7 +143,9 @@ def test_the_command_writes_numbers_and_figures_and_takes_up_where_it_stopped(
     assert told["made_by"] == "python -m pkbook.experiments E2 --preset quick"
     assert {p.name for p in (tmp_path / "one_dimensional-quick").glob("*.png")} == {
         "fits.png",
+        "fits_more_jumps.png",
         "profile.png",
+        "profile_more_jumps.png",
     }
     assert "E2 near in the input" in capsys.readouterr().out
     monkeypatch.setattr(one_dimensional, "train", None)  # nothing is trained a second time

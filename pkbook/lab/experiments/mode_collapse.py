@@ -317,7 +317,8 @@ def _amplified(result: Result) -> Numbers:
         name: result.late(result.carried[name]) / result.late(result.feedback[name])
         for name in MAIN
     }
-    course = result.lagged("collapsing")
+    blocks = result.modes["collapsing"].shape[1]
+    course = result.lagged("collapsing", min(4, blocks - 3))
     middle = course.shape[1] // 2
     lean = course[:, middle + 1 :].mean(1) - course[:, :middle].mean(1)
     return by_seed("C7", [over["collapsing"], lean, over["healthy"]])

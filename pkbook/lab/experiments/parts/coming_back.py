@@ -16,11 +16,11 @@ def coming_back(places: Tensor, ring: GaussianMixture) -> float:
     ValueError for places that are not finite, or with too few looks to come back in.
     """
     places = require_finite(require_tensor(places, "places"), "places")
-    late = places[len(places) // 4 :]
-    if places.ndim != 3 or len(late) < 3:
+    if places.ndim != 3 or len(places) < 4:
         raise ValueError(
             f"places must be [looks, m, d] with at least 4 looks, got {list(places.shape)}"
         )
+    late = places[len(places) // 4 :]
     flat = late.flatten(0, 1)
     mode = ring.mode(flat)
     inside = (flat - ring.means[mode]).norm(dim=1) < INSIDE * ring.scale
