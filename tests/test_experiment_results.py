@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,13 @@ def test_every_claim_is_measured_somewhere():
     for row in claims.CLAIMS.values():
         assert row.criteria
         assert any(c.threshold != "reported" for c in row.criteria), row.id
+
+
+def test_every_module_that_a_row_names_can_be_run_alone():
+    for module in {row.module for row in claims.CLAIMS.values() if row.module}:
+        experiment = import_module(f"pkbook.lab.experiments.{module}")
+        assert callable(command._drawings(module).figures)
+        assert all(callable(getattr(experiment, name)) for name in ("Config", "run", "findings"))
 
 
 def tiny(monkeypatch):

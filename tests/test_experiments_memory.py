@@ -95,6 +95,17 @@ def test_the_interval_finds_what_is_planted_and_nothing_where_nothing_is():
     assert feature_memory.bootstrapped(memory, feature_memory.with_loss).high < -0.2
 
 
+def test_fifths_are_counted_by_hand_and_drawn(tiny):
+    memory = tiny.memories["MLP"]
+    order = sorted(range(30), key=lambda k: memory.of("kernel")[1, k].item())
+    for fifth in range(5):
+        chosen = order[6 * fifth : 6 * fifth + 6]
+        share = sum(bool(memory.right[1, k]) for k in chosen) / 6
+        assert feature_memory.by_fifths(memory)[1, fifth].item() == pytest.approx(share)
+    (figure,) = feature_memory.figures(tiny).values()
+    assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+
+
 def test_findings_are_one_setting_a_network(tiny, tmp_path, monkeypatch):
     told = feature_memory.findings(tiny)["C4"]
     assert list(told) == ["MLP", "CNN"]

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
 from pkbook.kernels import normalised_kernel
+from pkbook.lab import plots
 from pkbook.lab.experiments.alignment import ARCHITECTURES, CLASSES, NETWORKS
 from pkbook.lab.experiments.machinery.claims import claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, with_interval
@@ -185,6 +187,33 @@ def run(
         for name, found in rows.items()
     }
     return Result(config, stacked)
+
+
+def by_fifths(memory: Memory) -> Tensor:
+    """Share of right answers among the fifths of the test images by alignment, ``[S, 5]``, the
+    farthest fifth first."""
+    fifths = memory.of("kernel").argsort(1).chunk(5, 1)
+    return torch.stack([memory.right.gather(1, at).double().mean(1) for at in fifths], 1)
+
+
+@plots.style()
+def draw(result: Result) -> Figure:
+    """Right answers against alignment, by fifths, a line for each network."""
+    fig, ax = plots.figure(height=3.6)
+    marks = zip(result.memories.items(), plots.PALETTE, "sod", strict=False)
+    for (name, memory), colour, mark in marks:
+        shares = by_fifths(memory).mean(0)
+        ax.plot(range(1, 6), shares, mark, linestyle="-", color=colour, label=name)
+    ax.set_xticks(range(1, 6), ["farthest", "2", "3", "4", "nearest"])
+    ax.set(xlabel="test images by fifths of their alignment", ylabel="answered rightly")
+    ax.set_ylim(0, 1.02)
+    ax.legend(loc="lower right")
+    return fig
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """What the command line writes."""
+    return {"fifths": draw(result)}
 
 
 # ---- numbers with their intervals -----------------------------------------------------------
