@@ -1,9 +1,11 @@
 """Claims, findings and their verdicts; the command line that makes them."""
 
 import json
+import random
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,50 @@ def test_the_verdict_follows_from_the_numbers():
     missed = Finding(CLAIM, {"paper": numbers(0.5, 0.3), "warm start": numbers(0.9, 0.2)})
     assert missed.verdict == "not reproduced"
     assert "gap 0.300 instead of at most 0.1" in missed.reason
+
+
+def ranged(*values):
+    return {"share": over_seeds(values), "gap": over_seeds([0.05]), "other": over_seeds([7.0])}
+
+
+def test_a_range_that_leaves_its_bound_is_no_reproduction():
+    found = Finding(CLAIM, {"paper": ranged(0.8, 1.0, 1.0)})  # mean 0.933, bound 0.9
+    assert found.judged("paper") == {"share": "in the mean only", "gap": "holds",
+                                     "other": "reported"}  # fmt: skip
+    assert found.verdict == "reproduced on average"
+    assert "share 0.933 (0.800 to 1), at least 0.9 in the mean only" in found.reason
+    both = Finding(CLAIM, {"paper": ranged(0.8, 1.0, 1.0), "warm": numbers(0.95, 0.1)})
+    assert both.verdict == "reproduced under a condition"
+    assert both.reason.startswith("holds for: warm. In the mean only for: paper. With paper: ")
+
+
+def test_the_papers_own_setting_alone_is_a_condition():
+    found = Finding(CLAIM, {"paper": numbers(0.95, 0.05), "cold": numbers(0.5, 0.05)})
+    assert found.verdict == "reproduced under a condition"
+    assert found.reason == "holds for: paper. Not for: cold"
+
+
+def test_reproduced_never_stands_beside_a_number_outside_its_bound():
+    """On drawn findings, from their numbers alone: the verdict, and every line that is shown."""
+    draw, seen = random.Random(0), set()
+    for _ in range(400):
+        settings = {
+            f"setting {k}": {
+                "share": over_seeds(draw.uniform(0.85, 1.02) for _ in range(draw.randint(1, 2))),
+                "gap": over_seeds(draw.uniform(0, 0.11) for _ in range(draw.randint(1, 2))),
+                "other": over_seeds([draw.random()]),
+            }
+            for k in range(draw.randint(1, 2))
+        }
+        found = Finding(CLAIM, settings)
+        ends = [(n["share"].low, n["gap"].high) for n in settings.values()]
+        inside = all(share >= 0.9 and gap <= 0.1 for share, gap in ends)
+        assert (found.verdict == "reproduced") == inside
+        for shown in (results.as_text(found), results.as_html(found)):
+            assert ("✗" in shown) != inside
+        assert (found.reason == "") == inside
+        seen.add(found.verdict)
+    assert seen == set(results.VERDICTS)
 
 
 def test_a_number_that_is_not_one_confirms_nothing():
@@ -83,6 +129,13 @@ def test_every_claim_is_measured_somewhere():
         assert any(c.threshold != "reported" for c in row.criteria), row.id
 
 
+def test_every_module_that_a_row_names_can_be_run_alone():
+    for module in {row.module for row in claims.CLAIMS.values() if row.module}:
+        experiment = import_module(f"pkbook.lab.experiments.{module}")
+        assert callable(command._drawings(module).figures)
+        assert all(callable(getattr(experiment, name)) for name in ("Config", "run", "findings"))
+
+
 def tiny(monkeypatch):
     config = one_dimensional.Config(width=8, samples=40, steps=5, seeds=(0, 1, 2))
     monkeypatch.setattr(one_dimensional.Config, "quick", classmethod(lambda cls: config))
@@ -98,7 +151,9 @@ def test_the_command_writes_numbers_and_figures_and_takes_up_where_it_stopped(
     assert told["made_by"] == "python -m pkbook.experiments E2 --preset quick"
     assert {p.name for p in (tmp_path / "one_dimensional-quick").glob("*.png")} == {
         "fits.png",
+        "fits_more_jumps.png",
         "profile.png",
+        "profile_more_jumps.png",
     }
     assert "E2 near in the input" in capsys.readouterr().out
     monkeypatch.setattr(one_dimensional, "train", None)  # nothing is trained a second time

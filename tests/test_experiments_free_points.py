@@ -1,4 +1,4 @@
-"""Points without a kernel: plain torch, numbers by hand, and what speed does."""
+"""Points without a generator's kernel: plain torch, numbers by hand, and what speed does."""
 
 import pytest
 import torch
@@ -34,6 +34,7 @@ def test_free_points_are_adam_on_each_point():
         (-torch.log(torch.sigmoid(d(x)))).mean().backward()
         for_x.step()
     torch.testing.assert_close(found.places[-1], x.detach())
+    torch.testing.assert_close(found.critic(x), d(x))  # the discriminator at the end
 
 
 def test_numbers_of_a_course_by_hand():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from oracles import jacobian, kernel as naive_kernel
+from scipy.stats import spearmanr
 from torch import nn
 
 import pkbook as pk
@@ -114,6 +115,26 @@ def test_findings_are_differences_at_two_pixels(tiny):
         expected += [of[name][1] for name in (cnn, "MLP", "transformer")]
         assert found == pytest.approx(expected)
         assert {n.count for n in numbers.values()} == {2}
+
+
+def test_c6_asks_which_letter_is_attended():
+    """Planted attention and kernels: the top letters agree in two of three sequences."""
+    attention = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.1, 0.7]])
+    single = torch.tensor([[0.4, 0.9, 0.8], [0.9, 0.8, 0.7], [0.9, 1.0, 0.1]])
+    changed = torch.stack([single.min(1).values, single.max(1).values] * 2)
+    planted = attended.Result(
+        attended.Config(), torch.ones(1, 2), attention.expand(1, 2, 3, 3),
+        single.expand(1, 2, 3, 3), changed.expand(1, 2, 4, 3), torch.tensor([[0, 1, 2]]),
+    )  # fmt: skip
+    assert attended.followed(planted).item() == pytest.approx(2 / 3)
+    told = attended.findings(planted, planted, planted)["C6"]
+    (numbers,) = told.values()
+    top, gap, *_, ranks = (number.mean for number in numbers.values())
+    assert top == pytest.approx(2 / 3)
+    assert gap == pytest.approx((changed[1] - changed[0]).mean().item())
+    wanted = spearmanr(attention.flatten(), 1 - single.flatten()).statistic
+    assert ranks == pytest.approx(wanted)
+    assert claims.finding("C6", told).verdict == "not reproduced"
 
 
 def test_a_run_repeats_itself_and_is_taken_up_again(tiny, tmp_path):

@@ -13,7 +13,7 @@ from pkbook.lab.experiments import neighbours, one_dimensional
 TINY = neighbours.Config(
     widths=(8,), samples=40, neighbours=7, batch=10, epochs=(0, 1, 3), seeds=(0, 5)
 )
-TINY_LINE = one_dimensional.Config(width=6, samples=16, steps=5, seeds=(0, 5))
+TINY_LINE = one_dimensional.Config(width=6, samples=16, steps=5, seeds=(0, 5), more_jumps=0)
 
 
 def equal(a, b):
@@ -189,6 +189,37 @@ def test_a_kernel_of_the_distance_alone_has_no_gap():
     assert (across == -1).all()
 
 
+def test_the_profile_with_several_jumps_compares_pairs_on_one_plateau():
+    """By hand, and planted: a kernel of plateaus has a full gap, one of sides has part of it."""
+    kernel = torch.rand(24, 24, generator=torch.Generator().manual_seed(0))
+    found = one_dimensional.profile(kernel, 4)
+    assert found.shape == (2, 3)
+    for h in (1, 2, 3):
+        pairs = [(i, i + h) for i in range(24 - h)]
+        for row, crosses in zip(found, (True, False), strict=True):
+            own = [kernel[i, j].item() for i, j in pairs if (i // 6 != j // 6) is crosses]
+            assert row[h - 1].item() == pytest.approx(sum(own) / len(own), abs=1e-6)
+    side = torch.arange(24) // 12
+    plateau = torch.arange(24) // 6
+    for label, gap in ((plateau, 1.0), (side, 1 / 3)):  # one of three jumps is between the sides
+        across, inside = one_dimensional.profile((label[:, None] == label).float(), 4)
+        torch.testing.assert_close(inside - across, torch.full((3,), gap))
+
+
+def test_more_jumps_are_a_run_of_their_own():
+    config = replace(TINY_LINE, more_jumps=3, samples=32)
+    told = one_dimensional.run(config)
+    own = one_dimensional.run(replace(config, jumps=3, more_jumps=0))
+    assert equal(told.more, own)
+    jumps = (told.more.y[1].diff(dim=0) != 0).sum()
+    assert int(jumps) == 3
+    found = one_dimensional.findings(told)["E2"]
+    assert list(found) == ["tanh, Adam, 1 jump", "tanh, Adam, 3 jumps"]
+    h = own.at(0.6)
+    square = found["tanh, Adam, 3 jumps"]["square wave: on one plateau minus across the jump"]
+    assert square.mean == pytest.approx((own.inside - own.across)[1, :, h].mean().item())
+
+
 def test_e2_repeats_itself_and_leaves_the_global_state_alone(line):
     before = torch.get_rng_state()
     assert equal(one_dimensional.run(TINY_LINE), line)
@@ -222,6 +253,9 @@ def test_e2_on_a_seed_that_the_chapter_does_not_use():
     [
         ({"targets": ("cosine",)}, "targets must be one of 'sine', 'square wave'"),
         ({"samples": 15}, "samples must be a multiple of 2"),
+        ({"jumps": 2}, "jumps must be odd, so that a jump lies at 0, got 2"),
+        ({"more_jumps": 2}, "more_jumps must be odd"),
+        ({"samples": 12}, "samples must be a multiple of the 4 plateaus, at least 4 on each"),
         ({"seeds": ()}, "must hold at least one"),
     ],
 )

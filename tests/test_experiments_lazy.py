@@ -189,7 +189,7 @@ def test_t8_on_seeds_that_the_chapter_does_not_use():
     assert (result.scales["drift"][-1] < 0.02).all()
     (found,) = lazy.findings(result).values()
     told = finding("T8", found)
-    assert told.verdict == "reproduced"
+    assert told.grade(next(iter(told.settings))) == "holds"  # the paper's setting
     assert len(told.settings) == 2
 
 

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pkbook.lab.experiments import noise_levels as nl
-from pkbook.lab.experiments.machinery import claims
+from pkbook.lab.experiments.machinery import claims, results
 
 TINY = nl.Config(
     levels=20, coarse=10, samples=4, width=4, hidden=(8,), rate=0.2, batch=16, steps=6,
@@ -103,7 +103,7 @@ def test_the_formula_closes_and_findings_have_the_claims_numbers(tiny):
         assert all(number.count == 2 for number in numbers.values())
     first = found["20 levels"][names[0]]
     assert first.mean == pytest.approx(np.mean([s.ratio() for s in tiny.of("sinusoidal")]))
-    assert finding.verdict in ("reproduced", "reproduced under a condition", "not reproduced")
+    assert finding.verdict in results.VERDICTS
 
 
 def test_a_kernel_that_is_local_is_found_local():

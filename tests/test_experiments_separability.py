@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 import pkbook as pk
 from pkbook.lab.experiments import separability
 from pkbook.lab.experiments.figures import separability as figures
-from pkbook.lab.experiments.machinery import claims
+from pkbook.lab.experiments.machinery import claims, results
 from pkbook.lab.experiments.parts.support_vectors import STRENGTHS, machine, turned
 from pkbook.lab.experiments.separability import CIRCLE, ELLIPSE, MACHINES, Case, Config
 
@@ -180,7 +180,7 @@ def test_findings_are_the_differences_of_the_outcomes(tiny):
         assert number.mean == pytest.approx(values.mean().item())
         assert number.low == pytest.approx(values.min().item())
         assert number.high == pytest.approx(values.max().item())
-    assert finding.verdict in ("reproduced", "reproduced under a condition", "not reproduced")
+    assert finding.verdict in results.VERDICTS
 
 
 def test_a_perfect_machine_leaves_a_cell_to_divide_by(tiny):

@@ -9,7 +9,14 @@ import nbformat
 import pytest
 
 from pkbook.lab.experiments.machinery.claims import CLAIMS
-from pkbook.lab.experiments.machinery.results import MIME, Finding, over_seeds
+from pkbook.lab.experiments.machinery.results import (
+    MIME,
+    Claim,
+    Criterion,
+    Finding,
+    from_json,
+    over_seeds,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -48,10 +55,30 @@ def test_every_claim_has_its_row_and_its_verdict(tmp_path):
     e9 = text.split("## E9:")[1].split("## E10:")[0]
     assert "\n\n**Not reproduced.** Whatever the optimizer" in e9
     assert "SGD 0.510 (0.500 to 0.520) instead of at least 0.9" in e9
-    assert "; full preset **1 (0.990 to 1.010)**; at least 0.9" in e9
+    row = "**0.510 (0.500 to 0.520)** | ✗ does not hold | **1 (0.990 to 1.010)** | ✓ holds |"
+    assert f"| SGD | at least 0.9 | {row}\n" in e9
+    assert "Quick preset: not reproduced; full preset: reproduced." in e9
     assert "in brackets lowest to highest of 2 seeds" in e9
     assert "2 minutes" in e9
     assert "\n\n**Not measured yet.**" in text.split("## E8:")[1].split("##")[0]
+
+
+def test_no_row_says_reproduced_beside_a_number_outside_its_bound():
+    """On the whole page, whichever of the two presets missed; the worse verdict is the row's."""
+    for quick, full in ((0.95, 0.95), (0.95, 0.89), (0.89, 0.95), (0.5, 0.95), (0.95, 0.5)):
+        tables = {"E9": found("E9", quick)}, {"E9": found("E9", full, "full")}
+        row = results_page.page(results_page.MARKER, *tables).split("## E9:")[1].split("## E10:")[0]
+        alone = "**Reproduced.**" in row
+        assert alone == ("✗" not in row) == (quick == full == 0.95)
+        worst = "reproduced on average" if 0.89 in (quick, full) else "not reproduced"
+        assert alone or f"**{worst.capitalize()}.**" in row
+
+
+def test_numbers_with_bars_stay_in_their_column():
+    name = "share | of a"
+    claim = Claim("X1", "t", "p", "s", "c", (Criterion(name, 0.5),))
+    lines = results_page._table(claim, {name: over_seeds([1.0])}, None)
+    assert lines[2] == "| share \\| of a | at least 0.5 | **1** | ✓ holds |"
 
 
 def claims(*made):
@@ -114,6 +141,8 @@ def test_shipped_full_results_are_of_todays_claims():
         told = json.loads(path.read_text())
         assert path.name == f"{told['id']}-full.json"
         assert told["made_by"]
+        computed = from_json(told, CLAIMS[told["id"]]).verdict
+        assert told["verdict"] == computed, f"{path.name}: save it again, the rule has changed"
     results_page.full_findings(ROOT / "results")
 
 

@@ -19,11 +19,17 @@ import torch
 from claims_made import FINDING, all_claims, outputs_of
 
 from pkbook.lab.experiments.machinery.claims import CLAIMS
-from pkbook.lab.experiments.machinery.results import Claim, Finding, Measured, from_json
+from pkbook.lab.experiments.machinery.results import (
+    MARKS,
+    VERDICTS,
+    Claim,
+    Finding,
+    Measured,
+    from_json,
+)
 
 MARKER = "<!-- results -->"
 CLAIMS_MARKER = "<!-- claims -->"
-VERDICTS = ("reproduced", "reproduced under a condition", "not reproduced")
 
 
 class ResultsMissing(RuntimeError):
@@ -72,16 +78,22 @@ def page(text: str, quick: dict[str, Finding], full: dict[str, Finding]) -> str:
     if text.count(MARKER) != 1:
         raise ResultsMissing(f"results.md must hold the line {MARKER} once")
     rows = [_row(claim, quick.get(claim.id), full.get(claim.id)) for claim in CLAIMS.values()]
-    return text.replace(MARKER, "\n\n".join([_summary(quick), *rows]))
+    return text.replace(MARKER, "\n\n".join([_summary(quick, full), *rows]))
 
 
-def _summary(found: dict[str, Finding]) -> str:
-    counts = Counter(finding.verdict for finding in found.values())
-    lines = []
+def overall(quick: Finding, full: Finding | None) -> str:
+    """The verdict of a row: the worse one of the two presets, whose numbers stand in one table."""
+    verdicts = [found.verdict for found in (quick, full) if found is not None]
+    return max(verdicts, key=VERDICTS.index)
+
+
+def _summary(quick: dict[str, Finding], full: dict[str, Finding]) -> str:
+    told = {id: overall(quick[id], full.get(id)) for id in CLAIMS if id in quick}
+    counts, lines = Counter(told.values()), []
     for verdict in VERDICTS:
-        rows = [c for c in CLAIMS if c in found and found[c].verdict == verdict]
+        rows = [id for id in told if told[id] == verdict]
         lines.append(f"* **{counts[verdict]} {verdict}**" + _links(rows))
-    if missing := [c for c in CLAIMS if c not in found]:
+    if missing := [c for c in CLAIMS if c not in told]:
         lines.append(f"* **{len(missing)} not measured yet**" + _links(missing))
     return "\n".join(lines)
 
@@ -97,9 +109,11 @@ def _row(claim: Claim, quick: Finding | None, full: Finding | None) -> str:
         return f"{heading}\n\n**Not measured yet.** {claim.says} ({claim.paper})"
     parts = [
         heading,
-        f"**{quick.verdict.capitalize()}.** {claim.says} ({claim.paper}; "
+        f"**{overall(quick, full).capitalize()}.** {claim.says} ({claim.paper}; "
         f"[chapter]({claim.chapter}.ipynb))",
     ]
+    if full is not None and quick.verdict != full.verdict:
+        parts.append(f"Quick preset: {quick.verdict}; full preset: {full.verdict}.")
     if quick.reason:
         parts.append(f"{quick.reason[0].upper()}{quick.reason[1:]}.")
     parts += [_numbers(claim, setting, quick, full) for setting in quick.settings]
@@ -118,13 +132,22 @@ def _numbers(claim: Claim, setting: str, quick: Finding, full: Finding | None) -
         more = full.settings.get(name)
     if more is not None:
         heading += f". Full preset: {'' if name == setting else f'{name}; '}{_spreads(more)}"
-    lines = [f"{heading}:", ""]
+    return "\n".join([f"{heading}:", "", *_table(claim, numbers, more)])
+
+
+def _table(
+    claim: Claim, numbers: Mapping[str, Measured], more: Mapping[str, Measured] | None
+) -> list[str]:
+    """A line for each number: its bound, what was measured, and whether that holds."""
+    head = ["number", "bound", "quick", "holds?"] + (["full", "holds?"] if more else [])
+    rows = [head, [":--"] * len(head)]
     for criterion in claim.criteria:
-        line = f"* {criterion.name}: **{numbers[criterion.name]}**"
-        if more is not None:
-            line += f"; full preset **{more[criterion.name]}**"
-        lines.append(f"{line}; {criterion.threshold}")
-    return "\n".join(lines)
+        cells = [_plain(criterion.name), criterion.threshold]
+        for found in (numbers, more) if more else (numbers,):
+            number = found[criterion.name]
+            cells += [f"**{number}**", MARKS[criterion.judge(number)]]
+        rows.append(cells)
+    return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
 def _same(setting: str, quick: Finding, full: Finding) -> str:

@@ -21,8 +21,8 @@ from pkbook.basics.checks import require_choice
 from pkbook.basics.randomness import seeded
 from pkbook.function_space.diagnostics import cka, label_kernel
 from pkbook.kernels import gradient_kernel
-from pkbook.lab.experiments.machinery.claims import by_seed
-from pkbook.lab.experiments.machinery.results import Numbers
+from pkbook.lab.experiments.machinery.claims import by_seed, claim
+from pkbook.lab.experiments.machinery.results import Numbers, rank_interval
 from pkbook.lab.experiments.machinery.settings import (
     Settings,
     choice,
@@ -276,6 +276,25 @@ def run(
     return Result(config, tuple(runs))
 
 
+# ---- runs of equal length, and networks side by side ----------------------------------------
+
+
+def at_the_end(runs: Sequence[Run], **how) -> float:
+    """Rank correlation of last held-out alignment and last held-out accuracy over runs."""
+    ends = [(r.alignment(**how)[-1], r.accuracy[-1]) for r in runs]
+    return spearman(*map(torch.stack, zip(*ends, strict=True)))
+
+
+def within_a_seed(result: Result, settings: Sequence[dict], **how) -> Tensor:
+    """For each seed that correlation over runs that differ by ``settings``, as `Result.of` takes
+    them; mean over architectures, ``[S]``."""
+    found = []
+    for name in result.config.architectures:
+        groups = (result.of(name, **setting) for setting in settings)
+        found.append([at_the_end(runs, **how) for runs in zip(*groups, strict=True)])
+    return torch.tensor(found).mean(0)
+
+
 SETTINGS = {
     "plain CKA": {"debiased": False},
     "debiased CKA": {},
@@ -284,10 +303,29 @@ SETTINGS = {
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """E11's numbers, one a seed: held-out images, right labels."""
+    """E11's numbers, one a seed, and C5's: held-out images."""
+    along = {setting: _along_training(result, how) for setting, how in SETTINGS.items()}
+    across = {setting: _across_networks(result, how) for setting, how in SETTINGS.items()}
+    return {"E11": along, "C5": across}
 
-    def numbers(how: dict) -> Numbers:
-        found = (correlations(result, architecture, **how) for architecture in ARCHITECTURES)
-        return by_seed("E11", found)
 
-    return {"E11": {setting: numbers(how) for setting, how in SETTINGS.items()}}
+def _along_training(result: Result, how: dict) -> Numbers:
+    """Right labels along training; then runs of equal length, in which no clock helps."""
+    config = result.config
+    found = [correlations(result, architecture, **how) for architecture in ARCHITECTURES]
+    shares = [{"share": share} for share in config.shares]
+    sizes = [{"samples": size} for size in sorted((config.samples, *config.sizes))]
+    equal = [within_a_seed(result, settings, **how) for settings in (shares, sizes)]
+    clock = [
+        [spearman(torch.tensor(run.steps).double(), run.accuracy) for run in result.of(name)]
+        for name in ARCHITECTURES
+    ]
+    return by_seed("E11", [*found, *equal, torch.tensor(clock).mean(0)])
+
+
+def _across_networks(result: Result, how: dict) -> Numbers:
+    """Right labels: all networks and seeds; also with other numbers of training images."""
+    own = [run for name in ARCHITECTURES for run in result.of(name)]
+    every = [run for run in result.runs if run.share == 0]
+    values = (rank_interval(at_the_end(runs, **how), len(runs)) for runs in (own, every))
+    return dict(zip((c.name for c in claim("C5").criteria), values, strict=True))

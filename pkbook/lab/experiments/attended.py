@@ -19,6 +19,9 @@ from pkbook.basics.checks import require_choice
 from pkbook.basics.randomness import seeded
 from pkbook.kernels.features import tangent_features
 from pkbook.lab import plots
+from pkbook.lab.experiments.alignment import spearman
+from pkbook.lab.experiments.machinery.claims import by_seed
+from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, choice, positive, several, whole
 from pkbook.lab.experiments.machinery.training import fit
 from pkbook.problems import losses
@@ -178,6 +181,29 @@ def gap(result: Result, look: int = -1) -> Tensor:
     """Kernel with another letter changed less that with the marked one changed, ``[S]``."""
     means = result.changed[:, look].mean(-1)
     return means[:, 1] - means[:, 0]
+
+
+def change(result: Result, look: int = -1) -> Tensor:
+    r""":math:`1-\hat K` of a sequence and its copy with one other letter, ``[S, n, places]``."""
+    return 1 - result.single[:, look]
+
+
+def followed(result: Result, look: int = -1) -> Tensor:
+    """Share of the sequences whose most attended letter moves the kernel most, ``[S]``."""
+    same = result.attention[:, look].argmax(2) == change(result, look).argmax(2)
+    return same.double().mean(1)
+
+
+def findings(chosen: Result, average: Result, all_count: Result) -> dict[str, dict[str, Numbers]]:
+    """C6's numbers, one a seed: attention on the marked letter, and its two controls.
+
+    ``average`` cannot choose; ``all_count`` attends, in a task in which every letter counts.
+    """
+    pairs = zip(chosen.attention[:, -1], change(chosen), strict=True)
+    ranks = [spearman(a.flatten(), c.flatten()) for a, c in pairs]
+    controls = [gap(average), gap(all_count)]
+    values = [followed(chosen), gap(chosen), gap(chosen, 0), *controls, ranks]
+    return {"C6": {"one attention layer, the marked letter decides": by_seed("C6", values)}}
 
 
 @plots.style()

@@ -1,14 +1,15 @@
-"""A GAN without a kernel: every generated point is a parameter of its own.
+"""A GAN without a kernel in its generator: every generated point is a parameter of its own.
 
 Remark 4.1 of arXiv 2603.13872 lays the spread of mode collapse to the kernel, through which one
 latent's correction moves all others. Free points share nothing: the kernel between two of them is
-zero. They meet the same discriminators as the runs of `mode_collapse`.
+zero. They meet the same discriminators as the runs of `mode_collapse`; these are networks, whose
+own kernel still ties what they tell one point to what they tell another.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pkbook.basics.checks import is_finite_number
 from pkbook.generative import GaussianMixture, Learned, coherence, ring_of_gaussians
@@ -23,6 +24,8 @@ class Course:
     places: Tensor
     """``[K + 1, n, 2]``."""
     ring: GaussianMixture
+    critic: nn.Module | None = None
+    """The discriminator at the end, of free points."""
 
     @property
     def late(self) -> Tensor:
@@ -82,4 +85,4 @@ def free(seed: int, rate: float, config: Config) -> Course:
         x.grad = adversary(start, z, x.detach(), step)[0] / len(x)
         optimizer.step()
         places.append(x.detach().clone())
-    return Course(torch.stack(places), ring)
+    return Course(torch.stack(places), ring, critic)

@@ -25,7 +25,7 @@ from pkbook.generative import (
     ring_of_gaussians,
     train_generator,
 )
-from pkbook.lab.experiments.machinery.claims import claim
+from pkbook.lab.experiments.machinery.claims import by_seed, claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
 from pkbook.lab.experiments.machinery.settings import (
     Settings,
@@ -36,6 +36,7 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.parts.coming_back import coming_back
 from pkbook.lab.experiments.parts.known_densities import gaps
 from pkbook.problems.models import mlp
 
@@ -124,6 +125,8 @@ class Result:
     """Generated points at the end, ``[S, points, 2]``."""
     gap: dict[str, Tensor]
     """Largest relative gap of the interpolation, ``[S]``."""
+    returned: dict[str, Tensor]
+    """Share of the points that leave a mode for another one and come back, ``[S]``."""
     known: Tensor
     """Largest relative gap with known densities, ``[seeds]``."""
 
@@ -262,6 +265,7 @@ def measure(
         "modes": torch.tensor([covered(ring, x) for x in places[config.every :: config.every]]),
         "made": places[-1],
         "gap": told.completeness.max(),
+        "returned": torch.tensor(coming_back(places[config.every :: config.every], ring)),
     }
     return {name: value.cpu() for name, value in found.items()}
 
@@ -282,7 +286,7 @@ def run(
         rows[name].append(remembered(path, job))
     fields = {
         what: {name: torch.stack([row[what] for row in found]) for name, found in rows.items()}
-        for what in ("carried", "moved", "feedback", "modes", "made", "gap")
+        for what in ("carried", "moved", "feedback", "modes", "made", "gap", "returned")
     }
     known = [max(gaps(seed, config.known_steps).values()) for seed in config.seeds[: config.few]]
     return Result(config, **fields, known=torch.tensor(known))
@@ -290,7 +294,7 @@ def run(
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """T10: moves booked to the batch that caused them, and to the step in which they happened;
-    both again for a generator with more momentum."""
+    both again for a generator with more momentum. C7: whether the kernel amplifies."""
     gap, ratio = (c.name for c in claim("T10").criteria)
     known = over_seeds(result.known)
     texts = {
@@ -303,4 +307,18 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         for name in names
         for what, text in texts.items()
     }
-    return {"T10": {text: {gap: known, ratio: found} for text, found in rows.items()}}
+    told = {text: {gap: known, ratio: found} for text, found in rows.items()}
+    return {"T10": told, "C7": {texts["carried"]: _amplified(result)}}
+
+
+def _amplified(result: Result) -> Numbers:
+    """C7's numbers: moves over feedback, and whether coherence comes before the loss of modes."""
+    over = {
+        name: result.late(result.carried[name]) / result.late(result.feedback[name])
+        for name in MAIN
+    }
+    blocks = result.modes["collapsing"].shape[1]
+    course = result.lagged("collapsing", min(4, blocks - 3))
+    middle = course.shape[1] // 2
+    lean = course[:, middle + 1 :].mean(1) - course[:, :middle].mean(1)
+    return by_seed("C7", [over["collapsing"], lean, over["healthy"]])

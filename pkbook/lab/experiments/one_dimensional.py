@@ -2,10 +2,11 @@ r"""E2: near in the input, far for the network (arXiv 2603.13872, Section 5.1, F
 
 The same two-layer tanh network learns a sine and a square wave on the same inputs with Adam. Pairs
 of inputs at one and the same distance are then compared under the normalised kernel: pairs with
-the jump of the square wave between them, and pairs on one side of it.
+a jump of the square wave between them, and pairs on one plateau.  All of it is done with one jump,
+at 0, and with several, as the paper's figure has them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pkbook.basics.checks import require_whole
 from pkbook.kernels import normalised_kernel
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
@@ -33,7 +35,11 @@ class Config(Settings):
     targets: tuple[str, ...] = choices(("sine", "square wave"), tuple(TARGETS))
     width: int = whole(64)
     samples: int = whole(100, least=8, multiple=2)
-    """Inputs on (-pi, pi), so that the square wave jumps once, at 0."""
+    """Inputs on (-pi, pi), evenly spaced."""
+    jumps: int = 1
+    """Of the square wave, an odd number; with one it jumps at 0."""
+    more_jumps: int = 3
+    """Everything is done a second time with as many; 0 for not at all."""
     rate: float = positive(0.01)
     steps: int = whole(1400)
     seeds: tuple[int, ...] = several((0, 1, 2))
@@ -46,6 +52,29 @@ class Config(Settings):
         "seeds": tuple(range(10)),
     }
 
+    def check_together(self) -> None:
+        for name in ("jumps", "more_jumps"):
+            jumps = getattr(self, name)
+            even = require_whole(jumps, name, least=0) % 2 == 0
+            if even and (name == "jumps" or jumps):
+                raise ValueError(f"{name} must be odd, so that a jump lies at 0, got {jumps}")
+            if self.samples < 4 * (jumps + 1) or self.samples % (jumps + 1):
+                raise ValueError(
+                    f"samples must be a multiple of the {jumps + 1} plateaus, at least 4 on each, "
+                    f"got {self.samples}"
+                )
+
+    @property
+    def plateaus(self) -> int:
+        """Of the square wave."""
+        return self.jumps + 1
+
+    def target(self, name: str) -> data.Samples:
+        """The samples of one of the targets."""
+        if name == "sine":
+            return data.sine(self.samples)
+        return data.square_wave(self.samples, frequency=self.plateaus / 2)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -53,8 +82,8 @@ class Result:
 
     config: Config
     distance: Tensor  # [H]
-    across: Tensor  # [F, S, H] mean kernel of the pairs with 0 between them, after training
-    inside: Tensor  # [F, S, H] mean kernel of the pairs on one side of 0, after training
+    across: Tensor  # [F, S, H] mean kernel of the pairs with a jump between, after training
+    inside: Tensor  # [F, S, H] mean kernel of the pairs on one plateau, after training
     across_start: Tensor  # [S, H] the same two before training, when no target is known
     inside_start: Tensor  # [S, H]
     loss: Tensor  # [F, S] after training
@@ -62,6 +91,8 @@ class Result:
     y: Tensor  # [F, n, 1] targets
     fits: Tensor  # [F, n, 1] outputs of the first seed
     kernels: Tensor  # [F, n, n] normalised kernels of the first seed
+    more: "Result | None" = None
+    """The same with more jumps."""
 
     def at(self, distance: float) -> int:
         """The place of the profile's distance that is nearest to this one."""
@@ -81,7 +112,8 @@ def study(config: Config, y: Tensor, x: Tensor, seed: int) -> dict[str, Tensor]:
     model = models.mlp(1, config.width, 1, activation="tanh", seed=seed).to(x.device)
     loss = torch.tensor(train(config, model, x, y))
     kernel = normalised_kernel(model, x)
-    parts = {"profile": profile(kernel), "fit": model(x).detach(), "kernel": kernel}
+    found = profile(kernel, config.plateaus)
+    parts = {"profile": found, "fit": model(x).detach(), "kernel": kernel}
     return {"loss": loss} | {name: part.cpu() for name, part in parts.items()}
 
 
@@ -94,13 +126,14 @@ def run(
 ) -> Result:
     """Train on each target from each seed, and compare pairs of inputs at equal distance."""
     x, _ = data.sine(config.samples)
-    targets = torch.stack([TARGETS[name](config.samples).y for name in config.targets])
+    targets = torch.stack([config.target(name).y for name in config.targets])
     found, starts = [], []
     for seed in tqdm(config.seeds, disable=not progress, desc="seeds"):
         fresh = models.mlp(1, config.width, 1, activation="tanh", seed=seed)
-        starts.append(profile(normalised_kernel(fresh, x)))
+        starts.append(profile(normalised_kernel(fresh, x), config.plateaus))
         for name, y in zip(config.targets, targets, strict=True):
-            path = None if folder is None else folder / f"{name}-{seed}"
+            more = "" if config.jumps == 1 else f"-{config.jumps}"
+            path = None if folder is None else folder / f"{name}{more}-{seed}"
             make = partial(study, config, y.to(device), x.to(device), seed)
             found.append(remembered(path, make))
     count = len(targets)
@@ -111,34 +144,49 @@ def run(
     across, inside = after.unbind(2)
     across_start, inside_start = torch.stack(starts).unbind(1)
     sides = across, inside, across_start, inside_start
-    return Result(config, distance, *sides, loss, x, targets, fits, kernels)
+    told = Result(config, distance, *sides, loss, x, targets, fits, kernels)
+    if not config.more_jumps:
+        return told
+    again = replace(config, jumps=config.more_jumps, more_jumps=0)
+    return replace(told, more=run(again, device=device, folder=folder, progress=progress))
 
 
 FAR = 0.6  # distance between the two inputs of a pair at which E2's number is taken
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """E2's numbers, one a seed: kernel on one side of 0 minus across 0, at distance `FAR`."""
-    h = result.at(FAR)
-    gap = dict(zip(result.config.targets, (result.inside - result.across)[..., h], strict=True))
-    return {"E2": {"tanh, Adam": by_seed("E2", (gap["square wave"], gap["sine"]))}}
+    """E2's numbers, one a seed: kernel on one plateau minus across a jump, at distance `FAR`."""
+    told = {}
+    for found in (result, result.more):
+        if found is None:
+            continue
+        gaps = (found.inside - found.across)[..., found.at(FAR)]
+        gap = dict(zip(found.config.targets, gaps, strict=True))
+        jumps = found.config.jumps
+        name = f"tanh, Adam, {jumps} jump{'s' if jumps > 1 else ''}"
+        told[name] = by_seed("E2", (gap["square wave"], gap["sine"]))
+    return {"E2": told}
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """What the command line writes."""
-    return {"fits": draw(result), "profile": draw_profile(result)}
+    drawn = {"fits": draw(result), "profile": draw_profile(result)}
+    if result.more is not None:
+        drawn |= {"fits_more_jumps": draw(result.more), "profile_more_jumps":
+                  draw_profile(result.more)}  # fmt: skip
+    return drawn
 
 
-def profile(kernel: Tensor) -> Tensor:
-    """Mean kernel by distance, [2, H]: of pairs across the middle, and of pairs on one side of it.
+def profile(kernel: Tensor, plateaus: int = 2) -> Tensor:
+    """Mean kernel by distance, [2, H]: of pairs with a jump between, and of pairs on one plateau.
 
-    The inputs are evenly spaced, so the h-th diagonal holds the pairs h apart. H is a quarter of
-    the inputs, half of one side.
+    The inputs are evenly spaced, so the h-th diagonal holds the pairs h apart. Equal parts of them
+    are the plateaus; H is half of one.
     """
     n = len(kernel)
-    side = torch.arange(n) < n // 2
+    side = torch.arange(n) * plateaus // n
     rows = []
-    for h in range(1, n // 4 + 1):
+    for h in range(1, n // (2 * plateaus) + 1):
         values, crosses = kernel.diagonal(h), side[: n - h] != side[h:]
         rows.append([values[crosses].mean(), values[~crosses].mean()])
     return torch.tensor(rows).T
@@ -163,15 +211,16 @@ def draw(result: Result) -> Figure:
 
 
 def draw_profile(result: Result) -> Figure:
-    """Kernel against distance, with the jump's place between the two inputs and without."""
+    """Kernel against distance, with a jump's place between the two inputs and without."""
     names = ("before training", *(f"after: {name}" for name in result.config.targets))
     across = (result.across_start, *result.across)
     inside = (result.inside_start, *result.inside)
+    one = result.config.jumps == 1
     fig, axes = plots.figure(1, len(names), width=7.5, height=3.2, sharey=True, squeeze=False)
     for ax, name, far, near in zip(axes[0], names, across, inside, strict=True):
         for values, line, colour, label in (
-            (near, "-", plots.PALETTE[0], "on one side of 0"),
-            (far, "--", plots.PALETTE[1], "on both sides of 0"),
+            (near, "-", plots.PALETTE[0], "on one side of 0" if one else "on one plateau"),
+            (far, "--", plots.PALETTE[1], "on both sides of 0" if one else "with a jump between"),
         ):
             plots.band(ax, result.distance, values, colour, line, label=label)
         ax.set(title=name, xlabel="distance $|x-x'|$")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import SupportsFloat
 
 from pkbook.lab.experiments.machinery.results import Claim, Criterion, Finding, Numbers, over_seeds
+from pkbook.lab.experiments.machinery.text_claims import TEXT_CLAIMS
 
 LAST = 0.9  # E9's bound for each optimizer
 
@@ -165,6 +166,9 @@ CLAIMS: dict[str, Claim] = {
                 Criterion("MLP: rank correlation with accuracy", 0.5),
                 Criterion("CNN: rank correlation with accuracy", 0.5),
                 Criterion("transformer: rank correlation with accuracy", 0.5),
+                Criterion("equal steps, other shares of random labels: rank correlation", 0.5),
+                Criterion("equal steps, other numbers of images: rank correlation", 0.5),
+                Criterion("for comparison: the step's rank correlation with accuracy"),
             ),
             "alignment",
         ),
@@ -300,6 +304,7 @@ CLAIMS: dict[str, Claim] = {
             ),
             "schedules",
         ),
+        *TEXT_CLAIMS,
     )
 }
 

@@ -2,13 +2,15 @@
 
 A `Claim` is one row of the results table: the paper's words in short, and criteria fixed before
 anything was run. A `Finding` holds the numbers, for the paper's setting first and then for other
-settings. The verdict follows from the two; nobody types it.
+settings. The verdict follows from the two; nobody types it. A number holds if its whole range does:
+"reproduced" never stands beside a number outside its bound.
 """
 
 import html
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import SupportsFloat
 
@@ -19,12 +21,20 @@ from pkbook.lab.claims import short
 
 MIME = "application/vnd.pkbook.finding+json"
 PRESETS = ("quick", "full")
+HOLDS, MEAN, FAILS, REPORTED = "holds", "in the mean only", "does not hold", "reported"
+MARKS = {HOLDS: "✓ holds", MEAN: "✗ in the mean only", FAILS: "✗ does not hold", REPORTED: "–"}
+REPRODUCED, CONDITION, AVERAGE, NOT = VERDICTS = (
+    "reproduced",
+    "reproduced under a condition",
+    "reproduced on average",
+    "not reproduced",
+)
 SPREADS = {"seeds": "lowest to highest of {count} seeds", "interval": "95 % interval"}
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A number's name and the bounds its mean must keep; without bounds it is only reported."""
+    """A number's name and the bounds that it must keep; without bounds it is only reported."""
 
     name: str
     least: float | None = None
@@ -42,12 +52,25 @@ class Criterion:
             return f"exactly {self.least:g}" if same else f"{self.least:g} to {self.most:g}"
         if self.least is not None:
             return f"at least {self.least:g}"
-        return "reported" if self.most is None else f"at most {self.most:g}"
+        return REPORTED if self.most is None else f"at most {self.most:g}"
 
     def holds(self, mean: float) -> bool:
         """Whether a mean keeps the bounds; a NaN does not."""
         above = self.least is None or mean >= self.least
         return above and (self.most is None or mean <= self.most)
+
+    def judge(self, number: "Measured") -> str:
+        """`HOLDS` if the number and both ends of its range keep the bounds, `MEAN` if only the
+        number does, else `FAILS`; `REPORTED` without bounds.
+
+        >>> Criterion("share", 0.9).judge(Measured(0.95, 0.8, 1.0, 3))
+        'in the mean only'
+        """
+        if self.threshold == REPORTED:
+            return REPORTED
+        if not self.holds(number.mean):
+            return FAILS
+        return HOLDS if self.holds(number.low) and self.holds(number.high) else MEAN
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,26 @@ def with_interval(value: float, low: float, high: float, count: int) -> Measured
     return Measured(float(value), float(low), float(high), count, "interval")
 
 
+def rank_interval(value: float, n: int) -> Measured:
+    r"""Spearman's correlation of n pairs with its 95 % interval (Bonett and Wright 2000):
+
+    .. math:: \tanh\Big(\operatorname{artanh}r\pm1.96\sqrt{\tfrac{1+r^2/2}{n-3}}\Big).
+
+    ValueError for fewer than four pairs.
+
+    >>> print(rank_interval(0.5, 9))
+    0.500 (-0.299 to 0.887)
+    """
+    if n < 4:
+        raise ValueError(f"n must be at least 4 for an interval, got {n}")
+    if math.isnan(value):
+        return Measured(value, value, value, n, "interval")
+    middle = math.atanh(max(-0.999999, min(0.999999, value)))
+    half = 1.96 * math.sqrt((1 + value**2 / 2) / (n - 3))
+    low, high = math.tanh(middle - half), math.tanh(middle + half)
+    return with_interval(value, min(low, value), max(high, value), n)
+
+
 def fitted(slope: Slope, replicas: int = 8) -> Measured:
     """An order from `WeakError.slope` or `fit_slope`, with its interval."""
     return with_interval(slope.value, slope.low, slope.high, replicas)
@@ -149,32 +192,56 @@ class Finding:
                         f"{type(number).__name__}; write results.over_seeds([...])"
                     )
 
-    def failing(self, setting: str) -> list[Criterion]:
-        """The criteria that a setting's numbers do not meet."""
+    def judged(self, setting: str) -> dict[str, str]:
+        """For each criterion what `Criterion.judge` says of a setting's number."""
         numbers = self.settings[setting]
-        return [c for c in self.claim.criteria if not c.holds(numbers[c.name].mean)]
+        return {c.name: c.judge(numbers[c.name]) for c in self.claim.criteria}
+
+    def grade(self, setting: str) -> str:
+        """`HOLDS`, `MEAN` or `FAILS`: the worst of a setting's numbers."""
+        found = self.judged(setting).values()
+        return next((word for word in (FAILS, MEAN) if word in found), HOLDS)
+
+    def _graded(self, word: str) -> list[str]:
+        return [setting for setting in self.settings if self.grade(setting) == word]
 
     @property
     def verdict(self) -> str:
-        """``"reproduced"``, ``"reproduced under a condition"`` or ``"not reproduced"``."""
-        met = [not self.failing(setting) for setting in self.settings]
-        if met[0]:
-            return "reproduced"
-        return "reproduced under a condition" if any(met) else "not reproduced"
+        """One of `VERDICTS`: every number holds in every setting; all of them in some settings,
+        which are the condition; in none, but in one of them in the mean; or none of these."""
+        if not self._graded(FAILS) and not self._graded(MEAN):
+            return REPRODUCED
+        if self._graded(HOLDS):
+            return CONDITION
+        return AVERAGE if self._graded(MEAN) else NOT
 
     @property
     def reason(self) -> str:
-        """The condition, or what was seen instead; empty where the claim holds as it stands."""
-        settings = list(self.settings)
-        missed = self.failing(settings[0])
-        if not missed:
+        """The condition, and what was seen instead; empty where all numbers hold."""
+        if self.verdict == REPRODUCED:
             return ""
-        numbers = self.settings[settings[0]]
-        seen = ", ".join(f"{c.name} {numbers[c.name]} instead of {c.threshold}" for c in missed)
-        holding = [s for s in settings[1:] if not self.failing(s)]
-        if holding:
-            return f"holds for: {'; '.join(holding)}. With {settings[0]}: {seen}"
-        return f"with {settings[0]}: {seen}"
+        parts = []
+        if holding := self._graded(HOLDS):
+            parts.append(f"holds for: {'; '.join(holding)}")
+        if mean := self._graded(MEAN):
+            parts.append(f"{'In' if parts else 'in'} the mean only for: {'; '.join(mean)}")
+        first = next(iter(self.settings))
+        if self.grade(first) == HOLDS:
+            missed = "; ".join(self._graded(FAILS))
+            return ". ".join(parts + ([f"Not for: {missed}"] if missed else []))
+        word = "With" if parts else "with"
+        return ". ".join([*parts, f"{word} {first}: {self._seen(first)}"])
+
+    def _seen(self, setting: str) -> str:
+        """The numbers of a setting that miss their bounds, beside them."""
+        numbers, found = self.settings[setting], []
+        for c in self.claim.criteria:
+            mark = c.judge(numbers[c.name])
+            if mark == FAILS:
+                found.append(f"{c.name} {numbers[c.name]} instead of {c.threshold}")
+            elif mark == MEAN:
+                found.append(f"{c.name} {numbers[c.name]}, {c.threshold} in the mean only")
+        return ", ".join(found)
 
     def to_json(self) -> dict:
         """Plain data, read back by `from_json`."""
@@ -219,8 +286,15 @@ def as_text(finding: Finding) -> str:
     for setting, numbers in finding.settings.items():
         lines.append(f"  {setting}")
         for c in claim.criteria:
-            lines.append(f"    {c.name}: {numbers[c.name]}; {c.threshold}")
+            lines.append(f"    {line(c, numbers[c.name])}")
     return "\n".join(lines)
+
+
+def line(criterion: Criterion, number: Measured, bold: str = "{}") -> str:
+    """A number with its name, its bound and whether it holds."""
+    mark = criterion.judge(number)
+    said = "" if mark == REPORTED else f"; {MARKS[mark]}"
+    return f"{criterion.name}: {bold.format(number)}; {criterion.threshold}{said}"
 
 
 def as_html(finding: Finding) -> str:
@@ -234,7 +308,7 @@ def as_html(finding: Finding) -> str:
     ]
     for setting, numbers in finding.settings.items():
         items = "".join(
-            f"<li>{e(c.name)}: <b>{e(str(numbers[c.name]))}</b>; {e(c.threshold)}</li>"
+            f"<li>{line(replace(c, name=e(c.name)), numbers[c.name], '<b>{}</b>')}</li>"
             for c in claim.criteria
         )
         spreads = sorted({n.meaning for n in numbers.values() if n.low != n.high})
