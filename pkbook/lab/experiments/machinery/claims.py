@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import SupportsFloat
 
 from pkbook.lab.experiments.machinery.results import Claim, Criterion, Finding, Numbers, over_seeds
+from pkbook.lab.experiments.machinery.title_claims import TITLE_CLAIMS
 
 LAST = 0.9  # E9's bound for each optimizer
 
@@ -300,6 +301,7 @@ CLAIMS: dict[str, Claim] = {
             ),
             "schedules",
         ),
+        *TITLE_CLAIMS,
     )
 }
 
