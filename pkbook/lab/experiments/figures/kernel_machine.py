@@ -83,4 +83,3 @@ def figures(result: Result) -> dict[str, Figure]:
         "kernel_machine_time": draw_time(result),
         "kernel_machine_scales": draw_machines(result),
     }
-
