@@ -28,8 +28,11 @@ def draw_lines(result: Result) -> Figure:
         ends = torch.tensor([min(0.0, k.min().item()), k.max().item()])
         ax.plot(k / unit, c / (one * unit), "o", color=plots.PLUS, markersize=4, alpha=0.6)
         ax.plot(ends / unit, ends / unit, "--", color="black", label="one coefficient for all")
-        ax.set(title=f"{word}, output scale {scale:g}", xlabel=r"path kernel $\int K_{x,x_i}dt$")
-    axes[0].set_ylabel("contribution $c_i(x)$")
+        ax.set(
+            title=f"{word}, output scale {scale:g}",
+            xlabel=r"path kernel $\int K_{x,x_i}dt$, relative",
+        )
+    axes[0].set_ylabel("contribution $c_i(x)$, relative")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", frameon=False)
     return fig
 
