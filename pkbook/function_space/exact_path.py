@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pkbook.basics.checks import require_choice, require_whole
 from pkbook.basics.inference import outside_inference
-from pkbook.basics.parameters import Tree, trainable
+from pkbook.basics.parameters import Tree, sum_of, trainable
 from pkbook.kernels.gram import gram
 from pkbook.runs.optimizers import StepState
 from pkbook.runs.recording import Recording
@@ -86,13 +86,13 @@ def exact_path_kernel(
     if sides == ("start", "start"):
         rule = [(0.0, 1.0)]
     steps = (
-        sum(
+        sum_of(
             weight * gram(model, x1, x2, reduce=reduce, weight=rates, parameters1=a, parameters2=b)
             for weight, a, b in _features(before, after, model, rule, sides)
         ).double()
         for before, after, model, rates in _steps(run)
     )
-    return torch.stack(list(steps)).flip(0) if by_step else sum(steps)
+    return torch.stack(list(steps)).flip(0) if by_step else sum_of(steps)
 
 
 def _steps(run: Recording) -> Iterator[tuple[StepState, StepState, nn.Module, dict[str, float]]]:
