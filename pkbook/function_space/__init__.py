@@ -5,6 +5,14 @@ null space, over a distribution of inputs (population) or over a training set (e
 """
 
 from pkbook.function_space.ensemble import ExpectedKernel, expected_kernel
+from pkbook.function_space.exact_path import exact_path_kernel
+from pkbook.function_space.kernel_machine import (
+    coefficient_spread,
+    fixed_coefficients,
+    interpolating_machine,
+    path_coefficients,
+    rkhs_norm,
+)
 from pkbook.function_space.lazy import kernel_drift, lazy_training
 from pkbook.function_space.measure import Measure, interval, product, uniform
 from pkbook.function_space.modes import Modes, principal_angles
@@ -16,16 +24,22 @@ __all__ = [
     "IntegralOperator",
     "Measure",
     "Modes",
+    "coefficient_spread",
     "empirical",
+    "exact_path_kernel",
     "expected_kernel",
+    "fixed_coefficients",
+    "interpolating_machine",
     "interval",
     "kernel_drift",
     "lazy_training",
     "matrix_free",
     "ntk_regression",
     "ntk_variance",
+    "path_coefficients",
     "population",
     "principal_angles",
     "product",
+    "rkhs_norm",
     "uniform",
 ]

@@ -140,6 +140,16 @@ class Modes:
         kept = self.energy(g)[..., self.learnable(tolerance)].sum(-1)
         return (1 - kept / total).clamp(0, 1)
 
+    def rkhs_norm(self, g: Tensor, tolerance: float) -> Tensor:
+        r"""The squared norm in the kernel's RKHS of what ``g [..., n]`` has there, ``[...]``:
+
+        .. math:: \|g\|_{\mathcal H}^2=\sum_j\langle g,\phi_j\rangle^2/\lambda_j
+
+        over the learnable modes.
+        """
+        keep = self.learnable(tolerance)
+        return (self.energy(g)[..., keep] / self.values[keep]).sum(-1)
+
     def extend(self, kernel: Tensor, tolerance: float = 1e-6) -> Tensor:
         r"""Learnable modes at other points, by Nystroem's formula, ``[r', m]``:
 

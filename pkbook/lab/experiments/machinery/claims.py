@@ -8,6 +8,7 @@ from typing import SupportsFloat
 
 from pkbook.lab.experiments.machinery.results import Claim, Criterion, Finding, Numbers, over_seeds
 from pkbook.lab.experiments.machinery.text_claims import TEXT_CLAIMS
+from pkbook.lab.experiments.machinery.title_claims import TITLE_CLAIMS
 
 LAST = 0.9  # E9's bound for each optimizer
 
@@ -305,6 +306,7 @@ CLAIMS: dict[str, Claim] = {
             "schedules",
         ),
         *TEXT_CLAIMS,
+        *TITLE_CLAIMS,
     )
 }
 
