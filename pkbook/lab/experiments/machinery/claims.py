@@ -235,7 +235,16 @@ CLAIMS: dict[str, Claim] = {
             "Thm 3.7",
             "The remainder falls with the learning rate, but more slowly than in proportion.",
             "adam",
-            (Criterion("order of the remainder", 0.25, 0.95),),
+            (Criterion("order of the remainder", 0.5, 0.9),),
+        ),
+        Claim(
+            "T12",
+            "why Adam's remainder is weaker",
+            "after Thm 3.7",
+            "It is the noise that the first moment feeds back: at fixed beta its part is of an "
+            "order well below one.",
+            "adam",
+            (Criterion("order of what the memory's noise leaves", None, 0.75),),
         ),
         Claim(
             "T7",
