@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import pkbook as pk
 from pkbook.lab.experiments import neighbours, optimizers
 from pkbook.lab.experiments.figures import optimizers as figures
+from pkbook.lab.experiments.parts.curve_shapes import first_below, largest_rise
 
 TINY = optimizers.Config(
     widths=(8,), samples=40, neighbours=7, batch=10, epochs=(0, 1, 3), loss=0.525, seeds=(0, 5)
@@ -188,3 +189,64 @@ def test_draws_its_three_figures(tiny):
     ):
         assert isinstance(figure, Figure)
         assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+
+
+def test_appendix_d_is_recounted_curve_by_curve(tiny):
+    """Straight lines between epochs, walked in small steps; rises by trying all pairs of epochs."""
+    found, names = optimizers.findings(tiny), TINY.optimizers
+    edge, centre, ring = 0, 3, (1, 2)
+    rise, low = {}, {}
+    for o, name in enumerate(names):
+        for s in range(2):
+            other = tiny.between[o, s][:, edge][:, list(ring)].double().T  # [2, E]
+            mean, when = other.mean(0).tolist(), math.nan
+            for i in range(30001):
+                t = i / 10000
+                a, b = (0, 1) if t <= 1 else (1, 2)
+                t0, t1 = TINY.epochs[a], TINY.epochs[b]
+                if mean[a] + (mean[b] - mean[a]) * (t - t0) / (t1 - t0) <= optimizers.HALF:
+                    when = t
+                    break
+            told = optimizers.curves(tiny, "disk edge")["other class"][:, o, s].mean(0)
+            counted = first_below(told, TINY.epochs, optimizers.HALF).item()
+            assert counted == pytest.approx(when, abs=1e-3, nan_ok=True)
+            low[name, s] = other.min().item()
+            rise[name, s] = max(
+                row[j] - row[i] for row in other.tolist() for j in range(3) for i in range(j + 1)
+            )
+    for name in names:
+        lows = [low[name, s] for s in range(2)]
+        (numbers,) = found["D2"].values()
+        assert numbers[f"{name}: lowest value"].low == pytest.approx(min(lows), abs=1e-6)
+        (numbers,) = found["D4"].values()
+        ends = tiny.between[names.index(name), :, -1, edge, centre]
+        assert numbers[f"{name}: same class at the end"].mean == pytest.approx(ends.mean().item())
+    (numbers,) = found["D3"].values()
+    for name in ("RMSprop", "Adam"):
+        more = [rise[name, s] - max(rise["SGD", s], rise["SGDM", s]) for s in range(2)]
+        number = numbers[f"{name}: largest rise less that of SGD and SGDM"]
+        assert (number.low, number.high) == pytest.approx((min(more), max(more)), abs=1e-6)
+    assert "D1" not in optimizers.findings(replace_optimizers(tiny, names[:1]))
+
+
+def replace_optimizers(result, names):
+    """The same result with some of its optimizers only."""
+    keep = {name: getattr(result, name)[: len(names)] for name in OF_OPTIMIZERS}
+    return replace(result, config=replace(result.config, optimizers=names), **keep)
+
+
+OF_OPTIMIZERS = ("share", "between", "same", "cross", "alike", "apart")
+
+
+def test_first_below_and_largest_rise_on_curves_done_by_hand():
+    curves = torch.tensor([[1.0, 0.8, 0.2, 0.4], [0.3, 0.9, 0.1, 0.0], [0.9, 0.8, 0.9, 0.6]])
+    found = first_below(curves, (0, 10, 20, 40), 0.5)
+    assert found[:2].tolist() == pytest.approx([15.0, 0.0])
+    assert found[2].isnan()
+    assert largest_rise(curves).tolist() == pytest.approx([0.2, 0.6, 0.1])
+    with pytest.raises(ValueError, match="one time for each"):
+        first_below(curves, (0, 1), 0.5)
+    with pytest.raises(ValueError, match="must increase"):
+        first_below(curves, (0, 2, 1, 3), 0.5)
+    with pytest.raises(TypeError, match=r"values must be a torch\.Tensor"):
+        largest_rise([1.0, 0.5])

@@ -46,7 +46,8 @@ def test_every_claim_has_its_row_and_its_verdict(tmp_path):
     path = tmp_path / "book" / "results.md"
     path.write_text(f"# Results\n\n{results_page.MARKER}\n")
     found("E9", 0.99, "full").save(tmp_path / "results" / "E9-full.json")
-    pages = {"book/optimizers": notebook(found("E9", 0.5), found("E10", 0.95))}
+    others = found("D1", 0.5), found("D2", -1.0), found("D3"), found("D4")
+    pages = {"book/optimizers": notebook(found("E9", 0.5), found("E10", 0.95), *others)}
     results_page.write(tmp_path, pages, tmp_path / "results")
     text = path.read_text()
     assert results_page.MARKER not in text

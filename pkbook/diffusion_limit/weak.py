@@ -103,7 +103,7 @@ def weak_error(
     seed: int = 0,
     against: str = "theorem",
     confidence: float = 0.95,
-    dt: float | None = None,
+    dt: float | Callable[[float], float] | None = None,
     progress: bool = False,
 ) -> WeakError:
     r"""Measure the weak error of an optimizer's diffusion at several learning rates.
@@ -126,8 +126,9 @@ def weak_error(
         ``"theorem"`` compares with the theorem's right-hand side, ``"diffusion"`` with
         :math:`\mathbb E f(x,\Theta_T)` (Lemma 3.1).
     dt
-        time step of the diffusion, the same at all rates and a divisor of each; by default half
-        of each rate.  A smaller one shows that the scheme's own error is small.
+        time step of the diffusion, a divisor of each rate, or a function from a rate to it; by
+        default half of each rate.  A smaller one shows that the scheme's own error is small.
+        Where squares start at zero (:class:`RMSprop`) it is not: write ``lambda lr: lr / 16``.
 
     Returns
     -------
@@ -150,12 +151,14 @@ def weak_error(
     require_whole(replicas, "replicas", least=2)
     require_whole(seed, "seed", least=0)
     steps = [_steps(time, rate) for rate in rates]
-    for rate in rates:
-        substeps(rate, dt)
+    step_of = {rate: dt(rate) if callable(dt) else dt for rate in rates}
+    for rate, step in step_of.items():
+        substeps(rate, step)
     found = []
     for rate, count in zip(tqdm(rates, disable=not progress, desc="rates"), steps, strict=True):
         limit = make(rate)
-        rows = [_replica(limit, x, count, paths, seed + r, against, dt) for r in range(replicas)]
+        step = step_of[rate]
+        rows = [_replica(limit, x, count, paths, seed + r, against, step) for r in range(replicas)]
         found.append(torch.stack(rows))
     return WeakError(torch.tensor(rates, dtype=torch.float64), torch.stack(found), confidence)
 

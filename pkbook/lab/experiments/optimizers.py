@@ -32,6 +32,7 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.parts.curve_shapes import first_below, largest_rise
 from pkbook.problems import data, losses, models
 from pkbook.runs.recording import batches
 
@@ -249,7 +250,7 @@ def run(
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """E9's numbers by optimizer and E10's over all of them, one a seed."""
+    """E9's numbers by optimizer, E10's over all of them, Figure 10's by optimizer, one a seed."""
     ends = {
         name: over_seeds(share)
         for name, share in zip(result.config.optimizers, result.share[:, :, -1], strict=True)
@@ -260,6 +261,7 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
             "the paper's points, over all anchors": _curve_ends(result, result.between[:, :, -1]),
             f"pairs within {NEAR:g} in the plane": _near_ends(result),
         },
+        **_by_optimizer(result),
     }
 
 
@@ -287,6 +289,35 @@ def _near_ends(result: Result) -> Numbers:
         values[:, :, -1][..., near].nanmean((0, 2)) for values in (result.same, result.cross)
     )
     return by_seed("E10", (itself, same, cross))
+
+
+HALF = 0.5  # where a curve of the other class counts as come down
+
+
+def _by_optimizer(result: Result) -> dict[str, dict[str, Numbers]]:
+    """What Appendix D says of single optimizers in Figure 10, from its point at the disk's edge.
+
+    Empty where a run left one of the four out.
+    """
+    names = result.config.optimizers
+    if set(names) != set(OPTIMIZERS):
+        return {}
+    places = torch.tensor([names.index(name) for name in OPTIMIZERS])  # SGD, SGDM, RMSprop, Adam
+    told = {kind: values.movedim(-3, 0) for kind, values in curves(result, FIGURE_10).items()}
+    same, other = told["same class"][places], told["other class"][places]  # [4, (2,) S, E]
+    down = first_below(other.mean(1), result.config.epochs, HALF)
+    rise = largest_rise(other).amax(1)
+    rows = {
+        "D1": (down[1] / down[[0, 2, 3]].amin(0),),
+        "D2": tuple(other.amin((1, 3))),
+        "D3": (rise[2] - rise[:2].amax(0), rise[3] - rise[:2].amax(0)),
+        "D4": tuple(same[..., -1]),
+    }
+    where = f"from the {FIGURE_10}, {result.config.epochs[-1]} epochs"
+    return {id: {where: by_seed(id, values)} for id, values in rows.items()}
+
+
+FIGURE_10 = "disk edge"  # its point x0
 
 
 def curves(result: Result, anchor: str) -> dict[str, Tensor]:
