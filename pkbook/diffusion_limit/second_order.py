@@ -38,7 +38,9 @@ class SecondOrderSGD(SGD):
        -\tfrac{\eta\kappa}2\nabla\ell_i^\top\nabla^2f(x)\,a_i .
 
     The second is, sample by sample, the mean of the exact contributions up to :math:`O(\eta^2)`;
-    the first only up to :math:`O(\eta)`.  Needs N + m + 1 second derivatives a step.
+    the first only up to :math:`O(\eta)`.  A step needs N (m + 1) products with second derivatives.
+    The default time step of :func:`diffusion` has an error of order :math:`\eta^2` of its own; give
+    a smaller ``dt`` where the constant matters.
 
     Raises ``ValueError`` for another word in ``shares``, and as :class:`SGD`.
 
