@@ -13,6 +13,7 @@ from pkbook.diffusion_limit.closed_form import (
 from pkbook.diffusion_limit.limits import SGD, Adam, Limit, Momentum, RMSprop
 from pkbook.diffusion_limit.noise import covariance_factor
 from pkbook.diffusion_limit.paths import DivergenceError, Paths
+from pkbook.diffusion_limit.second_order import SecondOrderSGD
 from pkbook.diffusion_limit.simulate import diffusion, discrete
 from pkbook.diffusion_limit.task import Task
 from pkbook.diffusion_limit.weak import Slope, WeakError, fit_slope, weak_error
@@ -26,6 +27,7 @@ __all__ = [
     "Momentum",
     "Paths",
     "RMSprop",
+    "SecondOrderSGD",
     "Slope",
     "Task",
     "WeakError",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pkbook.basics.checks import require_whole
 from pkbook.diffusion_limit.limits import SGD, Limit, Momentum
+from pkbook.diffusion_limit.second_order import SecondOrderSGD
 from pkbook.diffusion_limit.task import Task
 
 
@@ -123,7 +124,9 @@ def diffusion_moments(limit: Limit, steps: int) -> Moments:
     limit, problem, p = _problem(limit, steps)
     h, b, eye, zero = problem.hessian, problem.pull, np.eye(p), np.zeros((p, p))
     if isinstance(limit, SGD):
-        a, c, g = -h, b, eye
+        # the modified equation's drift is A(h theta - b) with A = 1 + eta h / 2
+        steep = eye + limit.lr / 2 * h if isinstance(limit, SecondOrderSGD) else eye
+        a, c, g = -steep @ h, steep @ b, eye
     else:
         rate = limit.memory_rate
         a = np.block([[zero, -eye], [rate * h, -rate * eye]])

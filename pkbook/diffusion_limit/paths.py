@@ -31,6 +31,9 @@ class Paths:
     """The optimizer's own variables at the end, ``{name: [R, P]}``."""
     control: Tensor | None = None
     """With ``control=True``: a variable of mean zero on each path, ``[R, m]``."""
+    bent: Tensor | None = None
+    """For :class:`SecondOrderSGD`: what the second-order term of Itô's formula has in
+    ``by_sample``, ``[N, m]``."""
 
     @property
     def mean(self) -> Tensor:

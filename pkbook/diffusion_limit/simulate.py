@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pkbook.basics.checks import is_finite_number, require_inputs, require_whole
 from pkbook.diffusion_limit.limits import Limit, State
-from pkbook.diffusion_limit.look import Integral, Look, look, look_ahead
+from pkbook.diffusion_limit.look import Integral, Look, look, look_ahead, mean_gradient
 from pkbook.diffusion_limit.noise import draw_batches, draw_with_replacement, noise_weights
 from pkbook.diffusion_limit.paths import Paths, empty_like, require_bounded
 
@@ -71,8 +71,8 @@ def discrete(
             batch = draw_batches(normals, limit.batch_size)
         g = limit.task.batch_gradients(state["theta"], batch)
         if control:
-            there = look(limit, state["theta"], x)
-            record.meet(-limit.lr * (g - there.local.gradient), steps - k, there.query)
+            mean, query = mean_gradient(limit, state["theta"], x)
+            record.meet(-limit.lr * (g - mean), steps - k, query)
         state = limit.update(state, g, k)
         require_bounded(state, k + 1, "the discrete run", limit.lr)
         record.keep(k + 1, state)
@@ -100,7 +100,8 @@ def diffusion(
     dt
         time step, :math:`\eta` divided by a whole number; default :math:`\eta/2`.
     by_sample
-        also give the integral's parts by training sample (N times the work of the integral).
+        also give the integral's parts by training sample (N times the work of the integral); how
+        those of second order are shared out says :class:`SecondOrderSGD`.
 
     Returns
     -------
@@ -130,7 +131,7 @@ def diffusion(
             here = there
         require_bounded(state, k + 1, "the diffusion", limit.lr)
         record.keep(k + 1, state, integral.total)
-    return record.paths(state, integral.parts)
+    return record.paths(state, integral.parts, integral.bent)
 
 
 def _check(limit: Limit, x: Tensor, steps: int, paths: int, generator: torch.Generator) -> None:
@@ -236,7 +237,7 @@ class _Record:
         part = self.limit.reach(left) * torch.einsum("rmp,rp->rm", phi, push)
         self.control = part if self.control is None else self.control + part
 
-    def paths(self, state: State, parts: Tensor | None = None) -> Paths:
+    def paths(self, state: State, parts: Tensor | None = None, bent: Tensor | None = None) -> Paths:
         times = torch.arange(len(self.outputs), dtype=torch.float64) * self.limit.lr
         own = {name: value for name, value in state.items() if name != "theta"}
         return Paths(
@@ -248,4 +249,5 @@ class _Record:
             self.snapshots,
             own,
             self.control,
+            bent,
         )

@@ -7,6 +7,7 @@ same computation with other weights, and no :math:`P\times P` matrix is ever for
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -243,3 +244,49 @@ class Task:
     def sample_gradients(self, theta: Tensor) -> Tensor:
         r""":math:`\nabla\ell_i(\theta)`, ``[R, N, P]``."""
         return self._over_paths(self._each, theta, samples=self.samples, rows=self.samples)
+
+    def hessian_products(self, theta: Tensor, vectors: Tensor) -> Tensor:
+        r""":math:`\nabla^2L(\theta)\,v` for ``vectors [R, k, P]``, ``[R, k, P]``."""
+
+        def one(t: Tensor, v: Tensor) -> Tensor:
+            return vmap(partial(_turned, lambda s: self._losses(s, *self.data).mean(), t))(v)
+
+        rows = vectors.shape[1]
+        return self._over_paths(one, theta, vectors, samples=self.samples * rows, rows=rows)
+
+    def loss_curvatures(self, theta: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        r""":math:`u^\top\nabla^2\ell_i(\theta)\,v` of every sample, ``[R, N, m]``.
+
+        ``left [R, m, P]`` holds one :math:`u` a query, ``right [R, P]`` is :math:`v`.
+        """
+
+        def one(t: Tensor, u: Tensor, v: Tensor) -> Tensor:
+            def of(xi: Tensor, yi: Tensor) -> Tensor:
+                x, y = xi.unsqueeze(0), yi.unsqueeze(0)
+                return _turned(lambda s: self._losses(s, x, y)[0], t, v)
+
+            return vmap(of)(*self.data) @ u.T
+
+        n = self.samples
+        return self._over_paths(one, theta, left, right, samples=2 * n, rows=n)
+
+    def query_curvatures(self, theta: Tensor, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        r""":math:`u_i^\top\nabla^2f(x,\theta)\,v_i` for queries ``x [m, ...]``, ``[R, N, m]``.
+
+        ``left`` and ``right [R, N, P]`` hold one :math:`u_i` and one :math:`v_i` a sample.
+        """
+
+        def one(t: Tensor, u: Tensor, v: Tensor) -> Tensor:
+            def of(xi: Tensor) -> Tensor:
+                at = lambda s: self._outputs(s, xi.unsqueeze(0))[0, self.output]  # noqa: E731
+                return (vmap(partial(_turned, at, t))(v) * u).sum(1)
+
+            return vmap(of, out_dims=1)(x)
+
+        size = len(x) * left.shape[1]
+        return self._over_paths(one, theta, left, right, samples=2 * size, rows=size)
+
+
+def _turned(function: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor) -> Tensor:
+    """The Hessian of a scalar ``function`` at ``theta``, applied to ``v [P]``, ``[P]``."""
+    return grad(lambda t: grad(function)(t) @ v)(theta)
