@@ -35,7 +35,7 @@ LIMIT_CLAIMS = (
         "C10",
         "the residual's way to the null space",
         "Thm 3.8",
-        "At the end of training the mean of T r goes to zero with the learning rate, in proportion.",
+        "At the end of training the mean of T r goes to zero in proportion to the learning rate.",
         "null_space",
         (Criterion("order of the mean of T r", 0.75),),
     ),
