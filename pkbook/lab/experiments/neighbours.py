@@ -1,9 +1,9 @@
 r"""E1: whom a network takes for neighbours (arXiv 2603.13872, Section 5.1, Figure 1).
 
-A circle or a ring of label +1 surrounds a disk of label -1. For every point we look at its 100 nearest others,
-once in the plane and once under the normalised kernel, and count how many share its label. The
-count is taken at several epochs of SGD, for losses that differ in one respect only: whether they
-name a value that the output should reach.
+A circle or a ring of label +1 surrounds a disk of label -1. For every point we look at its 100
+nearest others, once in the plane and once under the normalised kernel, and count how many share its
+label. The count is taken at several epochs of SGD, for losses that differ in one respect only:
+whether they name a value that the output should reach.
 """
 
 from collections.abc import Callable, Iterator, Sequence
