@@ -129,6 +129,7 @@ def test_e1_on_a_seed_that_the_chapter_does_not_use():
     ("change", "message"),
     [
         ({"loss": "cubic"}, "loss must be one of 'squared'"),
+        ({"points": "square"}, "points must be one of 'ring', 'circle'"),
         ({"epochs": ()}, "epochs must be increasing numbers"),
         ({"epochs": (5, 0)}, "epochs must be increasing numbers"),
         ({"neighbours": 600}, "neighbours must be at most 599"),
@@ -151,6 +152,15 @@ def test_e1_draws_its_three_figures(ring):
     ):
         assert isinstance(figure, Figure)
         assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+
+
+def test_the_circle_is_a_circle_around_the_same_disk(ring):
+    found = neighbours.run(replace(TINY, points="circle", epochs=(0,), seeds=(0,)))
+    outer, inner = found.x[found.y[:, 0] > 0], found.x[found.y[:, 0] < 0]
+    torch.testing.assert_close(outer.norm(dim=1), torch.full((20,), 0.9))
+    assert (inner.norm(dim=1) <= 0.6).all()
+    names = [next(iter(neighbours.findings(one)["E1"])) for one in (found, ring)]
+    assert names == ["circle, squared loss, relu", "ring, squared loss, relu"]
 
 
 def test_the_anchors_carry_the_label_of_their_name(ring):

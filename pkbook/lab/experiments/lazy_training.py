@@ -7,6 +7,9 @@ the kernel of the start makes.
 
 Two kinds of networks have the same limit of infinite width.  In the ordinary kind :math:`a_j` and
 :math:`b_j` have both signs.  In the other, all are made positive.
+
+Beyond the widths that are trained, the drift is that of neurons that do not meet, see
+:mod:`pkbook.lab.experiments.parts.separate_neurons`.
 """
 
 import math
@@ -26,14 +29,20 @@ from tqdm.auto import tqdm
 
 from pkbook.function_space import kernel_drift, lazy_training
 from pkbook.kernels import gradient_kernel
+from pkbook.lab.experiments.machinery import results
 from pkbook.lab.experiments.machinery.claims import claim
-from pkbook.lab.experiments.machinery.results import Measured, Numbers, with_interval
+from pkbook.lab.experiments.machinery.results import Measured, Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, increasing, positive, several, whole
 from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.parts.separate_neurons import (
+    drift_of_separate_neurons,
+    two_layer_kernels,
+)
 from pkbook.problems.models import Scale, ntk_mlp
 
 SIGNS = ("both", "one")
 LEVEL = 0.95  # of every interval
+DRAWS = 3  # samples of neurons that do not meet
 CACHE = 4096  # neurons trained together; more leave the processor's cache and take longer
 
 
@@ -48,8 +57,11 @@ class Config(Settings):
     time: float = positive(40.0)
     scales: tuple[float, ...] = increasing(tuple(2.0**k for k in range(-3, 6)), least=2, low=1e-9)
     scale_width: int = whole(64)
+    wide: tuple[int, ...] = increasing(tuple(4**k for k in range(3, 8)), least=2, low=1)
+    """Widths at which the drift is counted with neurons that do not meet."""
+    neurons: int = whole(1000, least=2)
 
-    FULL: ClassVar = {"seeds": tuple(range(30)), "time": 200.0}
+    FULL: ClassVar = {"seeds": tuple(range(30)), "time": 200.0, "neurons": 4000}
 
     def check_together(self) -> None:
         if self.steps < 1 or abs(self.steps * self.rate - self.time) > 1e-9 * self.time:
@@ -74,6 +86,11 @@ class Config(Settings):
         return self.rate * torch.tensor(self.stops).double()
 
     @property
+    def ends(self) -> list[int]:
+        """Steps at an eighth, a quarter, a half and the whole of the time."""
+        return [max(1, self.steps // part) for part in (8, 4, 2, 1)]
+
+    @property
     def x(self) -> Tensor:
         """Inputs ``[N, 1]``: midpoints of equal parts of [-3, 3]."""
         return 6 * ((torch.arange(self.samples).double() + 0.5) / self.samples)[:, None] - 3
@@ -95,6 +112,7 @@ class Result:
 
     config: Config
     drift: Tensor  # [2, W, S] of the kernel, start to end
+    path: Tensor  # [2, W, S, E] the same at every stop
     moved: Tensor  # [2, W, S] root mean square of what the parameters moved
     start: Tensor  # [2, W, S] distance of the first kernel from its limit
     rates: Tensor  # [2, W, S, N] eigenvalues of K_0 / N, decreasing
@@ -103,6 +121,7 @@ class Result:
     lazy: Tensor  # [2, W, S, Q] what the first kernel would have added in the same time
     regression: Tensor  # [2, W, S, Q] what it would have added in infinite time
     scales: dict[str, Tensor]  # the same fields for one width, A output scales in place of 2, W
+    separate: Tensor  # [2, DRAWS, V, 4] drift of neurons that do not meet, at V widths and 4 ends
 
     @property
     def gap(self) -> Tensor:
@@ -113,6 +132,27 @@ class Result:
     def regression_gap(self) -> Tensor:
         """The same for kernel regression, that is lazy training without end, ``[2, W, S]``."""
         return rms(self.trained - self.regression)
+
+    @property
+    def loss(self) -> Tensor:
+        """Of the training samples, ``[2, W, S, E]``."""
+        return self.residual.square().mean(-1) / 2
+
+    def drift_at_loss(self, level: float) -> Tensor:
+        """Drift at the first stop at which the loss is at most ``level``, ``[2, W, S]``.
+
+        ValueError where a network does not get there.
+        """
+        there = self.loss <= level
+        if not there.any(-1).all():
+            raise ValueError(f"level must be reached by every network, got {level}; write a larger")
+        first = there.double().argmax(-1, keepdim=True)
+        return self.path.gather(-1, first).squeeze(-1)
+
+    def local_exponents(self) -> Tensor:
+        """Slopes of `separate` between neighbouring widths, ``[2, DRAWS, V - 1, 4]``."""
+        octaves = torch.tensor(self.config.wide).double().log().diff()
+        return self.separate.log().diff(dim=2) / octaves[:, None]
 
     def exponent(self, values: Tensor, least: int = 0) -> Measured:
         """Slope of ``values [W, S]`` against the widths from ``least`` on, with its interval."""
@@ -141,7 +181,7 @@ def exponent(sizes: Sequence[float], values: Tensor) -> Measured:
     error = np.std(slopes, ddof=1) / np.sqrt(len(slopes))
     half = stdtrit(len(slopes) - 1, (1 + LEVEL) / 2) * error
     mean = slopes.mean()
-    return with_interval(mean, mean - half, mean + half, len(slopes))
+    return results.with_interval(mean, mean - half, mean + half, len(slopes))
 
 
 def network(width: int, signs: str, seed: int, scale: float = 1.0) -> nn.Sequential:
@@ -234,8 +274,12 @@ def _measure(config, width, signs, scale, seeds, device) -> dict[str, Tensor]:
     start = [_state(net, x, queries, scale) for net in nets]
     asked = [(gradient_kernel(net, queries, x) / scale**2).cpu() for net in nets]
     together = x.expand(len(nets), -1, -1), y.expand(len(nets), -1)
-    stopped = descend(nets, *together, config.rate / scale**2, config.stops)
-    residual = torch.stack(list(stopped), 1).cpu()
+    kernels, residual = [], []
+    for here in descend(nets, *together, config.rate / scale**2, config.stops):
+        residual.append(here.cpu())
+        kernels.append(two_layer_kernels(nets, x).cpu())
+    residual, moved = torch.stack(residual, 1), torch.stack(kernels, 1) - kernels[0][:, None]
+    path = moved.flatten(2).norm(dim=2) / kernels[0].flatten(1).norm(dim=1, keepdim=True)
     end = [_state(net, x, queries, scale) for net in nets]
     kernel, f, theta = (torch.stack(part) for part in zip(*start, strict=True))
     kernel_now, f_now, theta_now = (torch.stack(part) for part in zip(*end, strict=True))
@@ -245,6 +289,7 @@ def _measure(config, width, signs, scale, seeds, device) -> dict[str, Tensor]:
     predict = [partial(lazy_training, k, -config.y, query=q) for k, q in pairs]
     return {
         "drift": torch.tensor(list(map(kernel_drift, kernel, kernel_now))),
+        "path": path,
         "moved": rms(theta_now - theta),
         "start": torch.tensor([kernel_drift(limit, k) for k in kernel]),
         "rates": values.flip(1),
@@ -282,16 +327,24 @@ def run(
 
     count = len(by_width)
     signs = [stack(found[s : count : len(SIGNS)]) for s in range(len(SIGNS))]
-    return Result(config, **stack(signs), scales=stack(found[count:]))
+    return Result(config, **stack(signs), scales=stack(found[count:]), separate=separate(config))
+
+
+def separate(config: Config) -> Tensor:
+    """Drift of neurons that do not meet, ``[2, DRAWS, V, 4]``."""
+    problem = config.x, config.y, limit_kernel(config.x)
+    how = {"rate": config.rate, "stops": config.ends, "neurons": config.neurons}
+    rows = [
+        drift_of_separate_neurons(width, signs, problem, seed=draw, **how)
+        for signs, draw, width in product(SIGNS, range(DRAWS), config.wide)
+    ]
+    return torch.stack(rows).unflatten(0, (len(SIGNS), DRAWS, len(config.wide)))
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """T8's number for ordinary networks, then for those of one sign."""
-    (name,) = (c.name for c in claim("T8").criteria)
-    settings = {"both": "NTK scaling, both signs", "one": "NTK scaling, neurons of one sign"}
-    return {
-        "T8": {
-            settings[signs]: {name: result.exponent(result.drift[s])}
-            for s, signs in enumerate(SIGNS)
-        }
-    }
+    """T8's numbers: exponents at the largest width, then over the widths that were trained."""
+    local = result.local_exponents()[:, :, -1, -1]
+    values = [results.over_seeds(draws) for draws in local]
+    values += [result.exponent(drift) for drift in result.drift]
+    names = (criterion.name for criterion in claim("T8").criteria)
+    return {"T8": {"NTK scaling": dict(zip(names, values, strict=True))}}

@@ -1,9 +1,9 @@
 r"""E1: whom a network takes for neighbours (arXiv 2603.13872, Section 5.1, Figure 1).
 
-A ring of label +1 surrounds a disk of label -1. For every point we look at its 100 nearest others,
-once in the plane and once under the normalised kernel, and count how many share its label. The
-count is taken at several epochs of SGD, for losses that differ in one respect only: whether they
-name a value that the output should reach.
+A circle or a ring of label +1 surrounds a disk of label -1. For every point we look at its 100
+nearest others, once in the plane and once under the normalised kernel, and count how many share its
+label. The count is taken at several epochs of SGD, for losses that differ in one respect only:
+whether they name a value that the output should reach.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +68,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared hinge": squared_hinge,
     "logistic": losses.logistic,
 }
+POINTS = {"ring": (0.85, 0.95), "circle": (0.9, 0.9)}  # radii around the disk; the paper's circle
 TWO_SIDED = ("squared", "soft logistic")  # these name a finite value for the output
 
 
@@ -78,6 +79,7 @@ class Config(Settings):
     loss: str = choice("squared", tuple(LOSSES))
     activation: str = "relu"
     widths: tuple[int, ...] = (64, 64, 64)
+    points: str = choice("ring", tuple(POINTS))
     samples: int = whole(600)
     neighbours: int = whole(100)
     rate: float = positive(0.4)
@@ -126,8 +128,9 @@ def run(
     """Train once for each seed, and count neighbours of the same label as training goes on."""
     rows, euclidean, kernels, outputs, drawn = [], [], [], [], {}
     for seed in config.seeds:
-        points = torch.Generator().manual_seed(seed)
-        x, y = (t.to(device) for t in data.ring_and_disk(config.samples, generator=points))
+        drawn_by, radii = torch.Generator().manual_seed(seed), POINTS[config.points]
+        points = data.ring_and_disk(config.samples, ring_radii=radii, generator=drawn_by)
+        x, y = (t.to(device) for t in points)
         model = models.mlp(2, *config.widths, 1, activation=config.activation, seed=seed)
         model.to(device)
         near = homogeneity(-torch.cdist(x, x), y, config.neighbours)
@@ -149,7 +152,8 @@ def run(
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """E1's numbers, one a seed."""
     values = result.euclidean, result.share[:, 0], result.share[:, -1]
-    setting = f"{result.config.loss} loss, {result.config.activation}"
+    config = result.config
+    setting = f"{config.points}, {config.loss} loss, {config.activation}"
     return {"E1": {setting: by_seed("E1", values)}}
 
 
@@ -233,7 +237,7 @@ def panel(ax: Axes, x: Tensor, y: Tensor, anchor: int, near: Tensor, size: float
 
 def draw_regions(results: Sequence[Result], anchor: str = SPOTS[0][0]) -> Figure:
     """For each result the decision region after training, and below it one anchor's nearest."""
-    fig, axes = plots.figure(2, len(results), width=3.2 * len(results), height=6.4)
+    fig, axes = plots.figure(2, len(results), width=2.6 * len(results), height=5.6)
     for (top, bottom), result in zip(axes.T, results, strict=True):
         x, y = result.x, result.y
         outputs = result.outputs[-1]
@@ -243,7 +247,8 @@ def draw_regions(results: Sequence[Result], anchor: str = SPOTS[0][0]) -> Figure
             dots = top.scatter(*mine.T, s=4, marker=marker, color=plots.CLASS_COLOURS[label])
             dots.set_linewidth(0)
             plots.rasterise(dots)
-        top.set(title=f"{result.config.loss} loss", xticks=[], yticks=[])
+        title = f"{result.config.points}, {result.config.loss} loss"
+        top.set(title=title, xticks=[], yticks=[])
         place = anchors(x, y)[anchor]
         near = nearest(result.kernels[-1], result.config.neighbours)[place]
         panel(bottom, x, y, place, near, size=16)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import SupportsFloat
 
 from pkbook.lab.experiments.machinery.appendix_d import APPENDIX_D, FOUR
+from pkbook.lab.experiments.machinery.limit_claims import LIMIT_CLAIMS
 from pkbook.lab.experiments.machinery.results import Claim, Criterion, Finding, Numbers, over_seeds
 from pkbook.lab.experiments.machinery.text_claims import TEXT_CLAIMS
 from pkbook.lab.experiments.machinery.title_claims import TITLE_CLAIMS
@@ -264,9 +265,15 @@ CLAIMS: dict[str, Claim] = {
             "T8",
             "lazy training",
             "Rem. 3.9",
-            "The wider the network, the less its kernel moves.",
+            "The wider the network, the less its kernel moves: like one over the width, or like "
+            "one over its root where the neurons have one sign.",
             "lazy_training",
-            (Criterion("exponent of the kernel's drift against width", None, -0.4),),
+            (
+                Criterion("both signs: exponent of the drift at the largest width", -1.1, -0.9),
+                Criterion("one sign: exponent of the drift at the largest width", -0.6, -0.4),
+                Criterion("both signs: the same over trained networks"),
+                Criterion("one sign: the same over trained networks"),
+            ),
             "lazy_training",
         ),
         Claim(
@@ -313,6 +320,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         *TEXT_CLAIMS,
         *TITLE_CLAIMS,
+        *LIMIT_CLAIMS,
     )
 }
 
