@@ -16,8 +16,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pkbook.basics.checks import require_whole
+from pkbook.basics.parameters import Tree
 from pkbook.function_space import diagnostics
-from pkbook.kernels import gradient_kernel
+from pkbook.kernels import feature_norms
+from pkbook.kernels.gram import gram
 from pkbook.lab import plots
 from pkbook.lab.experiments import printed_digits
 from pkbook.lab.experiments.parts.shifted_inputs import noisy, turned
@@ -38,6 +41,8 @@ SCORES = (
     "nearest, last layer",
     "nearest, pixels",
 )
+STEP_SCORES = ("nearest, kernel", "outside the span")
+"""Those of the `SCORES` that are asked again in the geometry of Adam's last step."""
 SHIFTED = ("printed digits", "turned digits", "noisy digits", "letters")
 FAILING = ("printed digits", "turned digits", "noisy digits", "all digits")
 
@@ -50,6 +55,8 @@ class Scores:
     failure: Tensor  # [S, M, 4] area for telling wrong from right answers in each of FAILING
     wrong: Tensor  # [S, 4] share of wrong answers in each of FAILING
     held_out: Tensor  # [S] share of wrong answers on held-out digits
+    step_unlike: Tensor  # [s, 2, 4] as unlike: STEP_SCORES of the first s seeds, by Adam's step
+    step_failure: Tensor  # [s, 2, 4]
 
 
 def queries(seed: int, faces: int = 10, letters: str = "ABCDEFGHIJ") -> dict[str, data.Samples]:
@@ -68,29 +75,43 @@ def queries(seed: int, faces: int = 10, letters: str = "ABCDEFGHIJ") -> dict[str
     }
 
 
-def run(trained: Trained) -> Scores:
-    """Score the queries with every network of an E6 result."""
-    found = [_one_seed(trained, place, seed) for place, seed in enumerate(trained.config.seeds)]
-    return Scores(*(torch.stack(column) for column in zip(*found, strict=True)))
+def run(trained: Trained, weighted: int = 1) -> Scores:
+    """Score the queries with every network of an E6 result.
+
+    With the first ``weighted`` of them also in the geometry of Adam's last step, which takes
+    longer than all the rest; at least with one.
+    """
+    require_whole(weighted, "weighted")
+    seeds = enumerate(trained.config.seeds)
+    found = [_one_seed(trained, place, seed, place < weighted) for place, seed in seeds]
+    plain = (torch.stack(column) for column in zip(*(f[0] for f in found), strict=True))
+    again = (torch.stack(column) for column in zip(*(f[1] for f in found[:weighted]), strict=True))
+    return Scores(*plain, *again)
 
 
-def _one_seed(trained: Trained, place: int, seed: int) -> tuple[Tensor, ...]:
+def _one_seed(trained: Trained, place: int, seed: int, weighted: bool) -> tuple[tuple, tuple]:
     config = trained.config
     model, training = trained.network(place), printed_digits.digits(config, seed)
     sets = queries(seed, config.faces, config.letters)
     x = torch.cat([samples.x for samples in sets.values()])
     y = torch.cat([samples.y for samples in sets.values()])
-    risk = risks(model, printed_digits.shown(config, training).x, training, x)
+    shown = printed_digits.shown(config, training).x
+    risk = risks(model, shown, training, x)
     with torch.no_grad():
         wrong = model(x).argmax(1) != y
     names = [name for name, samples in sets.items() for _ in range(len(samples.y))]
     of = {name: torch.tensor([other == name for other in names]) for name in sets}
     of["all digits"] = ~of["letters"]
     known = of["held-out digits"]
-    unlike = [[area(r, of[name], known) for name in SHIFTED] for r in risk.values()]
-    failure = [[area(r, of[n] & wrong, of[n] & ~wrong) for n in FAILING] for r in risk.values()]
+
+    def areas(risk: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        unlike = [[area(r, of[name], known) for name in SHIFTED] for r in risk.values()]
+        failure = [[area(r, of[n] & wrong, of[n] & ~wrong) for n in FAILING] for r in risk.values()]
+        return torch.tensor(unlike), torch.tensor(failure)
+
+    again = areas(kernel_risks(model, shown, x, trained.weights[place])) if weighted else ()
     shares = torch.stack([wrong[of[name]].double().mean() for name in FAILING])
-    return torch.tensor(unlike), torch.tensor(failure), shares, wrong[known].double().mean()
+    return (*areas(risk), shares, wrong[known].double().mean()), again
 
 
 def area(risk: Tensor, bad: Tensor, good: Tensor) -> float:
@@ -113,17 +134,11 @@ def risks(model: nn.Sequential, shown: Tensor, training: data.Samples, x: Tensor
     of the Mahalanobis distance sees all of `training`.
     """
     n, both = len(shown), torch.cat([shown, x])
-    kernel = gradient_kernel(model, both)
-    roots = kernel.diagonal().sqrt()
-    cosines = (kernel / roots / roots[:, None])[n:, :n]
     with torch.no_grad():
         last, logits = model[:-1](both), model(x)
         features = model[:-1](training.x)
     found = (
-        -_nearest(cosines),
-        diagnostics.outside_span(
-            kernel[:n, :n], kernel[n:, :n], kernel.diagonal()[n:], tolerance=TOLERANCE
-        ),
+        *kernel_risks(model, shown, x).values(),
         -logits.softmax(1).max(1).values,
         -logits.logsumexp(1),
         mahalanobis(features, training.y, last[n:]),
@@ -131,6 +146,17 @@ def risks(model: nn.Sequential, shown: Tensor, training: data.Samples, x: Tensor
         -_nearest(_cosines(x.flatten(1), shown.flatten(1))),
     )
     return dict(zip(SCORES, found, strict=True))
+
+
+def kernel_risks(
+    model: nn.Module, shown: Tensor, x: Tensor, weight: Tree | None = None
+) -> dict[str, Tensor]:
+    """The `STEP_SCORES` alone, ``[m]``; with a weight those of :math:`K^D`."""
+    train, cross = gram(model, shown, weight=weight), gram(model, x, shown, weight=weight)
+    lengths = feature_norms(model, x, weight=weight)
+    cosines = cross / lengths[:, None] / train.diagonal().sqrt()
+    share = diagnostics.outside_span(train, cross, lengths.square(), tolerance=TOLERANCE)
+    return dict(zip(STEP_SCORES, (-_nearest(cosines), share), strict=True))
 
 
 def _nearest(similarity: Tensor) -> Tensor:

@@ -156,25 +156,42 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """``"reproduced"``, ``"reproduced under a condition"`` or ``"not reproduced"``."""
+        """``"reproduced"``, ``"reproduced under a condition"`` or ``"not reproduced"``.
+
+        The first only where every number of every setting keeps its bound, so that it never
+        stands beside one that does not.
+        """
         met = [not self.failing(setting) for setting in self.settings]
-        if met[0]:
+        if all(met):
             return "reproduced"
         return "reproduced under a condition" if any(met) else "not reproduced"
 
     @property
     def reason(self) -> str:
-        """The condition, or what was seen instead; empty where the claim holds as it stands."""
+        """The condition, what was seen instead, and which ranges reach beyond their bounds.
+
+        Empty where the claim holds as it stands, in every single seed.
+        """
         settings = list(self.settings)
-        missed = self.failing(settings[0])
-        if not missed:
-            return ""
-        numbers = self.settings[settings[0]]
-        seen = ", ".join(f"{c.name} {numbers[c.name]} instead of {c.threshold}" for c in missed)
-        holding = [s for s in settings[1:] if not self.failing(s)]
-        if holding:
-            return f"holds for: {'; '.join(holding)}. With {settings[0]}: {seen}"
-        return f"with {settings[0]}: {seen}"
+        holding = [s for s in settings if not self.failing(s)]
+        missed = [s for s in settings if s not in holding]
+        if not holding:  # what was seen in the paper's own setting
+            return f"with {settings[0]}: {self._seen(settings[0], self.failing(settings[0]))}"
+        told = [f"holds for: {'; '.join(holding)}"] if missed else []
+        told += [f"With {s}: {self._seen(s, self.failing(s))}" for s in missed]
+        beyond = {s: [c for c in self.claim.criteria if self._reaches(s, c)] for s in holding}
+        told += [f"Beyond its bound in part, with {s}: {self._seen(s, found)}"
+                 for s, found in beyond.items() if found]  # fmt: skip
+        return ". ".join(told)
+
+    def _seen(self, setting: str, criteria: list[Criterion]) -> str:
+        numbers = self.settings[setting]
+        return ", ".join(f"{c.name} {numbers[c.name]} instead of {c.threshold}" for c in criteria)
+
+    def _reaches(self, setting: str, criterion: Criterion) -> bool:
+        """Whether the range of a number, whose mean keeps the bounds, leaves them."""
+        number = self.settings[setting][criterion.name]
+        return not (criterion.holds(number.low) and criterion.holds(number.high))
 
     def to_json(self) -> dict:
         """Plain data, read back by `from_json`."""
