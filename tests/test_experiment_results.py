@@ -40,6 +40,19 @@ def test_the_verdict_follows_from_the_numbers():
     assert "gap 0.300 instead of at most 0.1" in missed.reason
 
 
+def test_reproduced_never_stands_beside_a_number_outside_its_bound():
+    made = Finding(CLAIM, {"paper": numbers(0.95, 0.05), "warm start": numbers(0.5, 0.05)})
+    assert made.verdict == "reproduced under a condition"
+    assert made.reason == "holds for: paper. With warm start: share 0.500 instead of at least 0.9"
+    spread = numbers(0.95, 0.05) | {"share": over_seeds([0.7, 1.3])}
+    beyond = Finding(CLAIM, {"paper": spread})
+    assert beyond.verdict == "reproduced"  # by its mean
+    assert beyond.reason == (
+        "Beyond its bound in part, with paper: share 1 (0.700 to 1.300) instead of at least 0.9"
+    )
+    assert Finding(CLAIM, {"paper": numbers(0.95, 0.05)}).reason == ""
+
+
 def test_a_number_that_is_not_one_confirms_nothing():
     assert Finding(CLAIM, {"paper": numbers(float("nan"), 0.0)}).verdict == "not reproduced"
 

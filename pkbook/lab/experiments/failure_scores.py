@@ -16,8 +16,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.basics.checks import require_whole
-from pkbook.basics.parameters import Tree
 from pkbook.function_space import diagnostics
 from pkbook.kernels import feature_norms
 from pkbook.kernels.gram import gram
@@ -55,8 +53,8 @@ class Scores:
     failure: Tensor  # [S, M, 4] area for telling wrong from right answers in each of FAILING
     wrong: Tensor  # [S, 4] share of wrong answers in each of FAILING
     held_out: Tensor  # [S] share of wrong answers on held-out digits
-    step_unlike: Tensor  # [s, 2, 4] as unlike: STEP_SCORES of the first s seeds, by Adam's step
-    step_failure: Tensor  # [s, 2, 4]
+    step_unlike: Tensor  # [S, 2, 4] as unlike: STEP_SCORES in the geometry of Adam's last step
+    step_failure: Tensor  # [S, 2, 4] as failure
 
 
 def queries(seed: int, faces: int = 10, letters: str = "ABCDEFGHIJ") -> dict[str, data.Samples]:
@@ -75,28 +73,19 @@ def queries(seed: int, faces: int = 10, letters: str = "ABCDEFGHIJ") -> dict[str
     }
 
 
-def run(trained: Trained, weighted: int = 1) -> Scores:
-    """Score the queries with every network of an E6 result.
-
-    With the first ``weighted`` of them also in the geometry of Adam's last step, which takes
-    longer than all the rest; at least with one.
-    """
-    require_whole(weighted, "weighted")
-    seeds = enumerate(trained.config.seeds)
-    found = [_one_seed(trained, place, seed, place < weighted) for place, seed in seeds]
-    plain = (torch.stack(column) for column in zip(*(f[0] for f in found), strict=True))
-    again = (torch.stack(column) for column in zip(*(f[1] for f in found[:weighted]), strict=True))
-    return Scores(*plain, *again)
+def run(trained: Trained) -> Scores:
+    """Score the queries with every network of an E6 result, and by the steps that trained it."""
+    found = [_one_seed(trained, place, seed) for place, seed in enumerate(trained.config.seeds)]
+    return Scores(*(torch.stack(column) for column in zip(*found, strict=True)))
 
 
-def _one_seed(trained: Trained, place: int, seed: int, weighted: bool) -> tuple[tuple, tuple]:
+def _one_seed(trained: Trained, place: int, seed: int) -> tuple[Tensor, ...]:
     config = trained.config
     model, training = trained.network(place), printed_digits.digits(config, seed)
     sets = queries(seed, config.faces, config.letters)
     x = torch.cat([samples.x for samples in sets.values()])
     y = torch.cat([samples.y for samples in sets.values()])
-    shown = printed_digits.shown(config, training).x
-    risk = risks(model, shown, training, x)
+    risk = risks(model, printed_digits.shown(config, training).x, training, x)
     with torch.no_grad():
         wrong = model(x).argmax(1) != y
     names = [name for name, samples in sets.items() for _ in range(len(samples.y))]
@@ -109,9 +98,9 @@ def _one_seed(trained: Trained, place: int, seed: int, weighted: bool) -> tuple[
         failure = [[area(r, of[n] & wrong, of[n] & ~wrong) for n in FAILING] for r in risk.values()]
         return torch.tensor(unlike), torch.tensor(failure)
 
-    again = areas(kernel_risks(model, shown, x, trained.weights[place])) if weighted else ()
+    again = areas(kernel_risks(*step_blocks(trained, place, sets)))
     shares = torch.stack([wrong[of[name]].double().mean() for name in FAILING])
-    return (*areas(risk), shares, wrong[known].double().mean()), again
+    return (*areas(risk), shares, wrong[known].double().mean(), *again)
 
 
 def area(risk: Tensor, bad: Tensor, good: Tensor) -> float:
@@ -138,7 +127,7 @@ def risks(model: nn.Sequential, shown: Tensor, training: data.Samples, x: Tensor
         last, logits = model[:-1](both), model(x)
         features = model[:-1](training.x)
     found = (
-        *kernel_risks(model, shown, x).values(),
+        *kernel_risks(gram(model, shown), gram(model, x, shown), feature_norms(model, x)).values(),
         -logits.softmax(1).max(1).values,
         -logits.logsumexp(1),
         mahalanobis(features, training.y, last[n:]),
@@ -148,15 +137,36 @@ def risks(model: nn.Sequential, shown: Tensor, training: data.Samples, x: Tensor
     return dict(zip(SCORES, found, strict=True))
 
 
-def kernel_risks(
-    model: nn.Module, shown: Tensor, x: Tensor, weight: Tree | None = None
-) -> dict[str, Tensor]:
-    """The `STEP_SCORES` alone, ``[m]``; with a weight those of :math:`K^D`."""
-    train, cross = gram(model, shown, weight=weight), gram(model, x, shown, weight=weight)
-    lengths = feature_norms(model, x, weight=weight)
+def kernel_risks(train: Tensor, cross: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    """The `STEP_SCORES` alone, ``[m]``, from the blocks of a kernel and its diagonal's roots."""
     cosines = cross / lengths[:, None] / train.diagonal().sqrt()
     share = diagnostics.outside_span(train, cross, lengths.square(), tolerance=TOLERANCE)
     return dict(zip(STEP_SCORES, (-_nearest(cosines), share), strict=True))
+
+
+def step_blocks(trained: Trained, place: int, sets: dict[str, data.Samples]) -> tuple[Tensor, ...]:
+    """The blocks of :math:`K^D` for all queries; E6 has those of print and letters already."""
+    model, n = trained.network(place), 10 * trained.config.shown
+    products, lengths = trained.step_kernels[place], trained.step_lengths[place]
+    digits = printed_digits.digits(trained.config, trained.config.seeds[place])
+    shown, weight = printed_digits.shown(trained.config, digits).x, trained.weights[place]
+    end = n + len(sets["printed digits"].y)
+    known = {"printed digits": slice(n, end), "letters": slice(end, None)}
+    if trained.config.sizes[0] != printed_digits.BOX:  # E6 has print of another size
+        known.pop("printed digits")
+    fresh = torch.cat([some.x for name, some in sets.items() if name not in known])
+    cross = gram(model, fresh, shown, weight=weight)
+    more = feature_norms(model, fresh, weight=weight)
+    columns, start = [], 0
+    for name, some in sets.items():
+        if name in known:
+            columns.append((products[:, known[name]].T, lengths[known[name]]))
+            continue
+        stop = start + len(some.y)
+        columns.append((cross[start:stop], more[start:stop]))
+        start = stop
+    train = products[:, :n]
+    return (train + train.T) / 2, *(torch.cat(c) for c in zip(*columns, strict=True))
 
 
 def _nearest(similarity: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.kernels import normalised_kernel
+from pkbook.kernels import feature_norms, normalised_kernel, weighted_kernel
 from pkbook.lab.experiments.alignment import spearman
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
@@ -77,6 +77,8 @@ class Result:
     sized_accuracy: Tensor  # [S, V, 10] of each printed digit after training
     sized_means: Tensor  # [S, V, 10] mean kernel with the training digits of its own class
     step_means: Tensor  # [S, 10, 20 + L] the same in the geometry of Adam's last step
+    step_kernels: Tensor  # [S, 10 shown, n] and the weighted kernel itself, not normalised
+    step_lengths: Tensor  # [S, n] its diagonal's roots
     networks: tuple[dict[str, Tensor], ...]  # [S] parameters after training, on the CPU
     weights: tuple[dict[str, Tensor], ...]  # [S] the diagonal of Adam's last step, on the CPU
     x: Tensor  # [n, 1, 28, 28] training digits, printed digits, letters
@@ -184,8 +186,11 @@ def run(
                 kernels.append(kernel.cpu())
         sized.append(_sized(config, model, asked, prints))
         weight = step_weight(model, how["optimizer"])
-        cosines = normalised_kernel(model, asked.x, weight=weight)[: 10 * config.shown]
-        weighted.append(class_means(cosines, asked.y))
+        n = 10 * config.shown
+        lengths = feature_norms(model, asked.x, weight=weight)
+        products = weighted_kernel(model, asked.x[:n], asked.x, weight=weight)
+        cosines = products / lengths[:n, None] / lengths
+        weighted.append((class_means(cosines, asked.y), products, lengths))
         weights.append({name: w.cpu() for name, w in weight.items()})
         networks.append({name: p.detach().cpu() for name, p in model.state_dict().items()})
         if seed == config.seeds[0]:
@@ -195,6 +200,7 @@ def run(
         torch.stack(column).cpu().unflatten(0, shape) for column in zip(*rows, strict=True)
     )
     by_size = [torch.stack(column).cpu() for column in zip(*sized, strict=True)]
+    step = (torch.stack(column).cpu() for column in zip(*weighted, strict=True))
     drawn |= {"kernels": torch.stack(kernels)}
     return Result(
         config,
@@ -203,7 +209,7 @@ def run(
         means,
         sized_accuracy=by_size[0],
         sized_means=by_size[1],
-        step_means=torch.stack(weighted).cpu(),
+        **dict(zip(("step_means", "step_kernels", "step_lengths"), step, strict=True)),
         networks=tuple(networks),
         weights=tuple(weights),
         **drawn,
