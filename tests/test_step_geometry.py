@@ -295,3 +295,17 @@ def test_steps_apart_by_dense_projections(seed):
     assert length[2:, 0].min() > 0.2  # RMSprop and Adam leave the plain span
     assert length[2, 1] < 1e-5  # and RMSprop stays in its own
     assert move[2:, 0].min() > 0.003
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"per_class": 0}, "per_class must be at least 1"),
+        ({"looks": (0,)}, "looks must hold steps from 1 on"),
+        ({"tolerance": 1.0}, "tolerance must be a positive number below 1"),
+        ({"seeds": ()}, "seeds must hold at least one"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        step_span.Config(**change)

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from pkbook.basics.parameters import Tree
 from pkbook.kernels.features import tangent_features
-from pkbook.lab.experiments.machinery.settings import Settings, numbers, several, whole
+from pkbook.lab.experiments.machinery.settings import Settings, number, numbers, several, whole
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.problems import data, losses, models
 from pkbook.runs import step_weight
@@ -53,7 +53,7 @@ class Config(Settings):
     batch: int = whole(20)
     looks: tuple[int, ...] = numbers((100,), "steps from 1 on", lambda k: k >= 1)
     """Steps that are taken apart."""
-    tolerance: float = 1e-6
+    tolerance: float = number(1e-6, "a positive number below 1", lambda v: 0 < v < 1)
     """Of the singular values that span, relative to the largest."""
     seeds: tuple[int, ...] = several((0, 1, 2))
 
