@@ -140,6 +140,32 @@ def test_findings_are_the_claims_numbers(trained):
     assert letter.mean == pytest.approx((kinds["letters"] / kinds["one class"]).mean().item())
 
 
+def test_the_steps_geometry_is_that_of_adams_memory(trained):
+    """One more training of the second seed, its memory read by hand, its kernel by autograd."""
+    samples = printed_digits.digits(TINY, 5)
+    model = printed_digits.network(5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=TINY.rate)
+    list(printed_digits.train(TINY, model, samples, 5, optimizer=optimizer))
+    made = 4 * (len(samples.y) // TINY.batch)
+    for name, p in model.named_parameters():
+        root = (optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**made)).sqrt()
+        by_hand = TINY.rate * 0.1 / (1 - 0.9**made) / (root + 1e-8)
+        torch.testing.assert_close(trained.weights[1][name], by_hand, rtol=1e-4, atol=0)
+    n = 10 * TINY.shown
+    x = torch.cat([printed_digits.shown(TINY, samples).x, trained.x[n:]])
+    weight = torch.cat([w.flatten() for w in trained.weights[1].values()]).double()
+    phi = pk.tangent_features(model.double(), x.double()).detach() * weight.sqrt()
+    kernel = torch.einsum("icp,jcp->ij", phi[:n], phi)
+    torch.testing.assert_close(trained.step_kernels[1].double(), kernel, rtol=1e-3, atol=1e-5)
+    lengths = phi.flatten(1).norm(dim=1)
+    torch.testing.assert_close(trained.step_lengths[1].double(), lengths, rtol=1e-3, atol=0)
+    means = printed_digits.class_means(kernel / lengths[:n, None] / lengths, trained.y)
+    torch.testing.assert_close(trained.step_means[1].double(), means, rtol=1e-3, atol=1e-4)
+    two = list(printed_digits.findings(trained)["E7"].values())[1]
+    kinds = printed_digits.kinds(trained.step_means[:, None])
+    assert two["digits of one class"].mean == pytest.approx(kinds["one class"].mean().item())
+
+
 def test_a_constant_accuracy_has_no_rank_correlation():
     assert np.isnan(spearman(torch.arange(3.0), torch.ones(3)))
     assert spearman(torch.arange(3.0), -torch.arange(3.0)) == -1
@@ -232,6 +258,26 @@ def test_findings_of_e5_are_differences_of_purity(unseen):
     assert seen.mean == pytest.approx((p[:, 1, 0] - p[:, 0, 0]).mean().item(), abs=1e-6)
     assert apart.mean == pytest.approx((p[:, 1, 0] - p[:, 1, 1]).mean().item(), abs=1e-6)
     assert gain.mean == pytest.approx((p[:, 1, 1] - p[:, 0, 1]).mean().item(), abs=1e-6)
+
+
+def test_the_last_setting_of_e5_asks_the_kernel_of_adams_last_step(unseen):
+    *_, (model, optimizer) = unseen_digits._with_optimizer(FEW, "0123", 0, "cpu")
+    x, y = unseen_digits.held_out(FEW, 0)
+    made = float(next(iter(optimizer.state.values()))["step"])
+    square = torch.cat([optimizer.state[p]["exp_avg_sq"].flatten() for p in model.parameters()])
+    weight = 1 / ((square.double() / (1 - 0.999**made)).sqrt() + 1e-8)
+    phi = pk.tangent_features(model.double(), x.double()).detach() * weight.sqrt()
+    unit = torch.nn.functional.normalize(phi.flatten(1), dim=1)
+    shares = pk.diagnostics.homogeneity(unit @ unit.T, y, FEW.neighbours)
+    known = unseen_digits.seen("0123", y)
+    by_hand = torch.stack([shares[known].mean(), shares[~known].mean()])
+    torch.testing.assert_close(unseen.step_purity[0], by_hand)
+    name, last = list(unseen_digits.findings(unseen)["E5"].items())[-1]
+    assert name == "0 to 3 seen, 4 to 9 unseen, in the geometry of Adam's last step"
+    apart = unseen.step_purity[:, 0] - unseen.step_purity[:, 1]
+    assert last["purity after training, seen minus unseen"].mean == pytest.approx(
+        apart.mean().item(), abs=1e-6
+    )
 
 
 def test_ten_outputs_keep_the_digits_names():
@@ -407,7 +453,22 @@ def test_queries_are_what_their_names_say():
 def test_scores_have_one_area_for_each_set(trained):
     scores = failure_scores.run(trained)
     assert scores.unlike.shape == scores.failure.shape == (2, len(failure_scores.SCORES), 4)
+    assert scores.step_unlike.shape == scores.step_failure.shape == (2, 2, 4)
     sets = failure_scores.queries(5, 2, "BI")
+    blocks = failure_scores.step_blocks(trained, 1, sets)
+    model, weight = trained.network(1), trained.weights[1]
+    shown = printed_digits.shown(TINY, printed_digits.digits(TINY, 5)).x
+    x = torch.cat([some.x for some in sets.values()])
+    for got, expected in zip(
+        blocks,
+        (
+            pk.weighted_kernel(model, shown, weight=weight),
+            pk.weighted_kernel(model, x, shown, weight=weight),
+            pk.feature_norms(model, x, weight=weight),
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
     wrong = [
         (trained.network(1)(sets[name].x).argmax(1) != sets[name].y).double().mean().item()
         for name in failure_scores.FAILING[:3]

@@ -93,6 +93,14 @@ def test_training_is_that_of_the_paper_and_accuracy_is_on_held_out_seen_digits(t
     phi = features(net, x.double())
     shares = left_out(phi[:10].flatten(0, 1), phi[10:])
     assert tiny.share[0, 1, 0].flatten().tolist() == pytest.approx(shares, rel=1e-3)
+    # The last step's own geometry, from Adam's memory; singular values below 1e-2 left out.
+    square = torch.cat([optimizer.state[p]["exp_avg_sq"].flatten() for p in net.parameters()])
+    weighted = phi.double() / ((square.double() / (1 - 0.999**4)).sqrt() + 1e-8).sqrt()
+    u, s, _ = torch.linalg.svd(weighted[:10].flatten(0, 1).T, full_matrices=False)
+    u = u[:, s > 1e-2 * s[0]]
+    rest = weighted[10:]
+    inside = (rest @ u).square().sum((1, 2)) / rest.square().sum((1, 2))
+    assert tiny.step_share.flatten().tolist() == pytest.approx((1 - inside).tolist(), abs=2e-3)
 
 
 def test_ranks_count_singular_values_above_one_bound(tiny):

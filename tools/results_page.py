@@ -151,10 +151,15 @@ def _table(
 
 
 def _same(setting: str, quick: Finding, full: Finding) -> str:
-    """The full preset's name of a setting: the same, or the one in its place."""
-    if setting in full.settings or len(full.settings) != len(quick.settings):
+    """The full preset's name of a setting: the same, or the one in its place.
+
+    Where one preset has settings that the other lacks, only the first, the paper's own, has its
+    place in both.
+    """
+    place, names = list(quick.settings).index(setting), list(full.settings)
+    if setting in names or (len(names) != len(quick.settings) and place > 0):
         return setting
-    return list(full.settings)[list(quick.settings).index(setting)]
+    return names[place]
 
 
 def _spreads(numbers: Mapping[str, Measured]) -> str:

@@ -224,8 +224,15 @@ def write_out(one: Factor, other: Factor, reduce: str, weighted: bool) -> Factor
     return other
 
 
-def squares(factor: Factor) -> Tensor:
-    """Squared lengths of all gradients of a sample, ``[n]``, summed over outputs."""
+def squares(factor: Factor, weight: Tensor | float | None = None) -> Tensor:
+    """Squared lengths of all gradients of a sample, ``[n]``, summed over outputs.
+
+    With a diagonal ``weight`` those in its geometry.
+    """
+    if isinstance(weight, Tensor):
+        return _weighted_squares(factor, weight.flatten())
+    if weight is not None:
+        return weight * squares(factor)
     if isinstance(factor, Dense):
         return factor.rows.square().sum((0, 2))
     if isinstance(factor, Outer) and factor.positions == 1:
@@ -237,6 +244,16 @@ def squares(factor: Factor) -> Tensor:
     if by_pairs:
         return torch.cat([_squares_by_pairs(part) for part in parts])
     return torch.cat([sum_of(g.square().sum((0, 2)) for g in _each(part)) for part in parts])
+
+
+def _weighted_squares(factor: Factor, row: Tensor) -> Tensor:
+    """The same with a weight for each entry ``[P]``, which needs the gradients themselves."""
+    if isinstance(factor, Dense):
+        return (factor.rows.square() @ row.to(factor.rows.dtype)).sum(0)
+    row = row.to(factor.g[0].dtype)
+    step = max(1, BLOCK_ENTRIES // factor.width)
+    parts = (factor.only(slice(i, i + step)) for i in range(0, factor.samples, step))
+    return torch.cat([sum_of((g.square() @ row).sum(0) for g in _each(part)) for part in parts])
 
 
 def _squares_by_pairs(factor: Outer | Lookup) -> Tensor:

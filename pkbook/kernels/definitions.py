@@ -15,6 +15,7 @@ from pkbook.kernels.asked import both_asked
 from pkbook.kernels.gram import gram, gram_by_group, squared_lengths
 from pkbook.kernels.inputs import Which
 from pkbook.kernels.out import Out
+from pkbook.kernels.weight import Weight
 
 
 def gradient_kernel(
@@ -166,6 +167,7 @@ def normalised_kernel(
     *,
     of: Any = None,
     outputs: int | Tensor | None = None,
+    weight: Weight | None = None,
     parameters: Which = None,
     memory: int | None = None,
 ) -> Tensor:
@@ -173,9 +175,11 @@ def normalised_kernel(
 
     .. math:: \hat K_{x,x'}=\frac{K_{x,x'}}{\sqrt{K_{x,x}\,K_{x',x'}}}
 
-    with the trace over outputs for :math:`C>1` (arXiv 2603.13872, Section 5).  Arguments and
-    errors as in :func:`gradient_kernel`; an input with a zero gradient is refused, because its
-    cosine is not defined.
+    with the trace over outputs for :math:`C>1` (arXiv 2603.13872, Section 5).  With a diagonal
+    ``weight`` as in :func:`weighted_kernel` it is the cosine in that geometry, of
+    :math:`K^A` instead of :math:`K`: a run's ``run.weight(k)`` gives that of one of its steps.
+    Arguments and errors as in :func:`gradient_kernel`; an input with a zero gradient is refused,
+    because its cosine is not defined.
 
     >>> import torch
     >>> line = torch.nn.Linear(1, 1, bias=False)
@@ -184,12 +188,13 @@ def normalised_kernel(
             [-1.,  1.]])
     """
     x1, x2 = both_asked(x1, x2, of, outputs)
-    k = gradient_kernel(model, x1, x2, parameters=parameters, memory=memory)
+    how = {"weight": weight, "memory": memory}
+    k = gram(model, x1, x2, parameters1=parameters, **how)
     if x2 is None:
         left = right = k.diagonal().sqrt()
     else:
-        left = feature_norms(model, x1, parameters=parameters, memory=memory)
-        right = feature_norms(model, x2, parameters=parameters, memory=memory)
+        left = feature_norms(model, x1, parameters=parameters, **how)
+        right = feature_norms(model, x2, parameters=parameters, **how)
     for name, norms in (("x1", left), ("x2", right)):
         if (norms == 0).any():
             raise ValueError(
@@ -205,20 +210,21 @@ def feature_norms(
     *,
     of: Any = None,
     outputs: int | Tensor | None = None,
+    weight: Weight | None = None,
     parameters: Which = None,
     memory: int | None = None,
 ) -> Tensor:
     r""":math:`\sqrt{K_{x,x}}` for each input, ``[n]``: the length of its tangent feature.
 
     The diagonal of :func:`gradient_kernel` without the rest of it; arguments and errors as there.
+    With a ``weight`` that of :func:`weighted_kernel`, :math:`\sqrt{K^A_{x,x}}`.
 
     >>> import torch
     >>> feature_norms(torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0]]))
     tensor([5.])
     """
-    return squared_lengths(
-        model, both_asked(x, None, of, outputs)[0], parameters=parameters, memory=memory
-    ).sqrt()
+    rows = both_asked(x, None, of, outputs)[0]
+    return squared_lengths(model, rows, weight=weight, parameters=parameters, memory=memory).sqrt()
 
 
 def weighted_kernel(

@@ -86,17 +86,23 @@ def gram_by_group(
 
 
 def squared_lengths(
-    model: nn.Module, x: Inputs, *, parameters: Which = None, memory: int | None = None
+    model: nn.Module,
+    x: Inputs,
+    *,
+    weight: Weight | None = None,
+    parameters: Which = None,
+    memory: int | None = None,
 ) -> Tensor:
     r"""The diagonal of the kernel alone, :math:`K_{x,x}` with the trace over outputs, ``[n]``."""
     with torch.inference_mode(False):
         p = checked(model, x, parameters, "x")
+        weights = diagonal(weight, p)
         end = End(model, _plain(x), _copied(p), _planned(model, _plain(x), p, "x"))
         memory = budget(memory, x.device)
 
         def lengths() -> Tensor:
             sides = (end.side(i) for i in end.slices(memory))
-            return torch.cat([sum_of(map(squares, side.values())) for side in sides])
+            return torch.cat([sum_of(squares(s[n], weights[n]) for n in s) for s in sides])
 
         found = _once_settled(lengths)
         if not torch.isfinite(found).all():

@@ -31,3 +31,11 @@ def diagonal(weight: Weight | None, parameters: Tree) -> dict[str, Tensor | floa
             raise ValueError(f"weight[{name!r}] must be finite and not negative")
         found[name] = float(w) if w.ndim == 0 else w
     return found
+
+
+def row(weight: Weight, parameters: Tree) -> Tensor:
+    """The diagonal as one row ``[P]``, in the order of the parameters."""
+    found = diagonal(weight, parameters)
+    return torch.cat(
+        [torch.as_tensor(found[n]).to(p).expand_as(p).flatten() for n, p in parameters.items()]
+    )

@@ -1,5 +1,5 @@
 """A training run as data: optimizer steps as coefficients, recorded, kept, made again."""
 
-from pkbook.runs.optimizers import Coefficients, register
+from pkbook.runs.optimizers import Coefficients, register, step_weight
 
-__all__ = ["Coefficients", "register"]
+__all__ = ["Coefficients", "register", "step_weight"]

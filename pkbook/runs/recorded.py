@@ -19,6 +19,7 @@ from pkbook.runs.optimizers import (
     apply_settings,
     memory_key,
     settings_of,
+    weight_of,
 )
 from pkbook.runs.problem import Loss, Problem, is_pair
 from pkbook.runs.records import Store
@@ -140,6 +141,28 @@ class Recorded:
         model, optimizer = copied(self.model, self.optimizer)
         self.replay.bring_to(k, model, optimizer)
         return model.eval()
+
+    @outside_inference()
+    def weight(self, k: int) -> Tree:
+        r"""The diagonal :math:`D_k` that step ``k`` multiplies its gradient with, by replay.
+
+        .. math:: \theta_{k+1}-\theta_k=-D_k\,g_k-(\text{what memory and weight decay add})
+
+        The ``weight`` of a kernel in the geometry of that step (Definition 3.3), with clipping;
+        ``k`` counts from 0, and -1 is the last step.  See :func:`pkbook.runs.step_weight`.
+        """
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"k must be an int, got {type(k).__name__} {k!r}")
+        if not -len(self) <= k < len(self):
+            raise ValueError(
+                f"k must be one of the {len(self)} steps made, 0 for the first and -1 for the "
+                f"last, got {k}"
+            )
+        k %= len(self)
+        model, optimizer = copied(self.model, self.optimizer)
+        self.replay.bring_to(k, model, optimizer)
+        state, _ = self.replay.repeat(k, model, optimizer)
+        return weight_of(model, state.coefficients)
 
     @property
     def replay(self) -> Replay:

@@ -16,9 +16,10 @@ from pkbook.basics.checks import (
 )
 from pkbook.basics.parameters import trainable
 from pkbook.function_space.kernel_matrix import as_gram, require_not_negative
-from pkbook.kernels import gradient_kernel
 from pkbook.kernels.features import tangent_features
+from pkbook.kernels.gram import gram
 from pkbook.kernels.inputs import evaluate
+from pkbook.kernels.weight import Weight, row
 
 LARGE = 2**28  # bytes of a tangent matrix above which its Gram matrix is taken instead
 VIA = ("auto", "features", "kernel")
@@ -96,7 +97,13 @@ class RankGap:
 
 
 def rank_gap(
-    model: nn.Module, x: Tensor, other: Tensor, *, tolerance: float = 1e-6, via: str = "auto"
+    model: nn.Module,
+    x: Tensor,
+    other: Tensor,
+    *,
+    weight: Weight | None = None,
+    tolerance: float = 1e-6,
+    via: str = "auto",
 ) -> RankGap:
     r"""The rank gap of Definition 5.1, arXiv 2603.13872:
 
@@ -108,6 +115,11 @@ def rank_gap(
         any ``nn.Module`` returning ``[n, C]``, best in float64.
     x, other
         training inputs :math:`X` ``[N, ...]`` and other inputs :math:`X'` ``[M, ...]``.
+    weight
+        a diagonal :math:`D` as for :func:`pkbook.weighted_kernel`: the ranks of
+        :math:`D^{1/2}\Phi`, whose inner products are :math:`K^D`.  Without a tolerance they are
+        those of :math:`\Phi` for every :math:`D\succ0`; which singular values lie above a
+        tolerance depends on it.
     tolerance
         singular values below it, relative to the largest **of the mixture**, count as zero; both
         ranks use this one bound.
@@ -136,23 +148,25 @@ def rank_gap(
         numbers = sum(p.numel() for p in trainable(model).values()) * outputs * len(both)
         via = "features" if numbers * both.element_size() <= LARGE else "kernel"
     spectra = _by_features if via == "features" else _by_kernel
-    training, mixture = spectra(model, both, len(x), tolerance)
+    training, mixture = spectra(model, both, len(x), weight, tolerance)
     # One scale for both: a scale of its own would let the training matrix's rank rise only because
     # its largest singular value is smaller.
     scale = mixture[0].item()
     return RankGap(Rank(training, tolerance, scale), Rank(mixture, tolerance, scale), via)
 
 
-def _by_features(model, both: Tensor, n: int, tolerance: float) -> tuple[Tensor, Tensor]:
+def _by_features(model, both: Tensor, n: int, weight, tolerance: float) -> tuple[Tensor, Tensor]:
     features = tangent_features(model, both).flatten(2)
+    if weight is not None:
+        features = features * row(weight, trainable(model)).sqrt()
     _require_above(tolerance, 1e2 * torch.finfo(features.dtype).eps, features.dtype, "features")
     features = features.double()
     parts = features[:n], features
     return tuple(torch.linalg.svdvals(f.flatten(0, 1)) for f in parts)
 
 
-def _by_kernel(model, both: Tensor, n: int, tolerance: float) -> tuple[Tensor, Tensor]:
-    kernel = gradient_kernel(model, both, reduce="full")
+def _by_kernel(model, both: Tensor, n: int, weight, tolerance: float) -> tuple[Tensor, Tensor]:
+    kernel = gram(model, both, reduce="full", weight=weight)
     rounding = (1e2 * torch.finfo(kernel.dtype).eps) ** 0.5
     _require_above(tolerance, rounding, kernel.dtype, "the kernel")
     found = []

@@ -1,14 +1,42 @@
 r"""How much of a tangent feature lies outside the span of the training features."""
 
+from typing import overload
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pkbook.basics.checks import is_finite_number, require_finite, require_tensor
 from pkbook.function_space.kernel_matrix import as_gram, require_not_negative
+from pkbook.kernels import feature_norms
+from pkbook.kernels.asked import both_asked
+from pkbook.kernels.gram import gram
+from pkbook.kernels.weight import Weight
+
+
+@overload
+def outside_span(
+    kernel_train: Tensor, kernel_cross: Tensor, kernel_diag: Tensor, *, tolerance: float = 1e-6
+) -> Tensor: ...
+
+
+@overload
+def outside_span(
+    kernel_train: nn.Module,
+    kernel_cross: Tensor,
+    kernel_diag: Tensor,
+    *,
+    weight: Weight | None = None,
+    tolerance: float = 1e-6,
+) -> Tensor: ...
 
 
 def outside_span(
-    kernel_train: Tensor, kernel_cross: Tensor, kernel_diag: Tensor, *, tolerance: float = 1e-6
+    kernel_train: Tensor | nn.Module,
+    kernel_cross: Tensor,
+    kernel_diag: Tensor,
+    *,
+    weight: Weight | None = None,
+    tolerance: float = 1e-6,
 ) -> Tensor:
     r"""The graded rank gap: share of each input's tangent feature that no training input excites.
 
@@ -22,7 +50,18 @@ def outside_span(
     the training features span the input's, and 1 where they are orthogonal to it.  It is also the
     posterior variance over the prior variance of a Gaussian process with this kernel and
     observations without noise.  The formula is linear algebra; as a diagnostic it goes beyond
-    the paper.
+    the paper.  :math:`\omega` is a share of *squared* length: :math:`\omega=0.9` leaves
+    :math:`\sqrt{0.1}=32\,\%` of the length inside.
+
+    A step :math:`\Delta=-D_kg` of RMSprop or Adam leaves that span.  What bounds its effect is
+    the share in its own geometry, with :math:`k_x=K^D_{X,x}` (Definition 3.3):
+
+    .. math:: \omega_D(x)=1-\frac{k_x^\top K^D(X,X)^{-1}k_x}{K^D_{x,x}},\qquad
+       |\langle\varphi_\theta(x),Dg\rangle|\le\sqrt{1-\omega_D(x)}\,
+       \|\varphi_\theta(x)\|_D\,\|g\|_D .
+
+    Write ``outside_span(model, x, other, weight=run.weight(k))``, or give the blocks of
+    :func:`pkbook.weighted_kernel` in place of the plain ones.
 
     Parameters
     ----------
@@ -32,6 +71,11 @@ def outside_span(
         :math:`K_{x,X}` of m inputs, ``[m, N]`` or ``[m, N, C, C]``.
     kernel_diag
         :math:`K_{x,x}`, ``[m]``, for C outputs their sum: ``feature_norms(model, x).square()``.
+        In place of the three blocks: the model, training inputs ``[N, ...]`` and the inputs asked
+        for ``[m, ...]``; the span is then that of the features of all outputs.
+    weight
+        with a model: the diagonal :math:`D` as for :func:`pkbook.weighted_kernel`, default 1;
+        blocks of a kernel bring theirs along.
     tolerance
         directions count as spanned where :math:`\sqrt{\lambda_j}`, the singular value of the
         tangent matrix, exceeds it, relative to the largest.
@@ -47,18 +91,43 @@ def outside_span(
     TypeError, ValueError
         for kernels that do not fit together, are not finite or, on the training inputs, not
         symmetric and positive semi-definite; for an input without gradient; for a tolerance
-        outside (0, 1) or below the rounding of the kernel.
+        outside (0, 1) or below the rounding of the kernel; for a ``weight`` beside blocks.
 
     >>> x, other = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[1.0, 1.0]]).double()
     >>> outside_span(x @ x.T, other @ x.T, torch.tensor([2.0]).double())
     tensor([0.5000], dtype=torch.float64)
+    >>> line = torch.nn.Linear(2, 1, bias=False).double()          # features (x_1, x_2)
+    >>> outside_span(line, x, other, weight={"weight": torch.tensor([[3.0, 1.0]])})
+    tensor([0.2500], dtype=torch.float64)
     """
-    gram = as_gram(kernel_train, "kernel_train")
+    if isinstance(kernel_train, nn.Module):
+        blocks = _blocks(kernel_train, kernel_cross, kernel_diag, weight)
+        return _share(*blocks, tolerance)
+    if weight is not None:
+        raise ValueError(
+            "weight must come with a model, got it beside the blocks of a kernel, which bring "
+            "theirs along; write outside_span(model, x, other, weight=...)"
+        )
+    return _share(kernel_train, kernel_cross, kernel_diag, tolerance)
+
+
+def _blocks(model: nn.Module, x: Tensor, other: Tensor, weight: Weight | None) -> tuple:
+    """The three blocks of a model's kernel, of all pairs of outputs."""
+    rows, asked = both_asked(x, other, None, None)
+    how = {"reduce": "full", "weight": weight}
+    train, cross = gram(model, rows, **how), gram(model, asked, rows, **how)
+    return train, cross, feature_norms(model, other, weight=weight).square()
+
+
+def _share(
+    kernel_train: Tensor, kernel_cross: Tensor, kernel_diag: Tensor, tolerance: float
+) -> Tensor:
+    matrix = as_gram(kernel_train, "kernel_train")
     rounding = torch.finfo(kernel_train.dtype).eps
     _require_tolerance(tolerance, rounding, kernel_train.dtype)
-    cross = _cross(kernel_train, kernel_cross).to(gram.device)
-    diag = _diag(kernel_diag, len(kernel_cross)).to(gram.device)
-    values, vectors = torch.linalg.eigh(gram)
+    cross = _cross(kernel_train, kernel_cross).to(matrix.device)
+    diag = _diag(kernel_diag, len(kernel_cross)).to(matrix.device)
+    values, vectors = torch.linalg.eigh(matrix)
     require_not_negative(values, kernel_train.dtype, "kernel_train")
     if values[-1] <= 0:
         raise ValueError("kernel_train must not be zero: its features span nothing")

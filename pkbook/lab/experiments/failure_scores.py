@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pkbook.function_space import diagnostics
-from pkbook.kernels import gradient_kernel
+from pkbook.kernels import feature_norms
+from pkbook.kernels.gram import gram
 from pkbook.lab import plots
 from pkbook.lab.experiments import printed_digits
 from pkbook.lab.experiments.parts.shifted_inputs import noisy, turned
@@ -38,6 +39,8 @@ SCORES = (
     "nearest, last layer",
     "nearest, pixels",
 )
+STEP_SCORES = ("nearest, kernel", "outside the span")
+"""Those of the `SCORES` that are asked again in the geometry of Adam's last step."""
 SHIFTED = ("printed digits", "turned digits", "noisy digits", "letters")
 FAILING = ("printed digits", "turned digits", "noisy digits", "all digits")
 
@@ -50,6 +53,8 @@ class Scores:
     failure: Tensor  # [S, M, 4] area for telling wrong from right answers in each of FAILING
     wrong: Tensor  # [S, 4] share of wrong answers in each of FAILING
     held_out: Tensor  # [S] share of wrong answers on held-out digits
+    step_unlike: Tensor  # [S, 2, 4] as unlike: STEP_SCORES in the geometry of Adam's last step
+    step_failure: Tensor  # [S, 2, 4] as failure
 
 
 def queries(seed: int, faces: int = 10, letters: str = "ABCDEFGHIJ") -> dict[str, data.Samples]:
@@ -69,7 +74,7 @@ def queries(seed: int, faces: int = 10, letters: str = "ABCDEFGHIJ") -> dict[str
 
 
 def run(trained: Trained) -> Scores:
-    """Score the queries with every network of an E6 result."""
+    """Score the queries with every network of an E6 result, and by the steps that trained it."""
     found = [_one_seed(trained, place, seed) for place, seed in enumerate(trained.config.seeds)]
     return Scores(*(torch.stack(column) for column in zip(*found, strict=True)))
 
@@ -87,10 +92,15 @@ def _one_seed(trained: Trained, place: int, seed: int) -> tuple[Tensor, ...]:
     of = {name: torch.tensor([other == name for other in names]) for name in sets}
     of["all digits"] = ~of["letters"]
     known = of["held-out digits"]
-    unlike = [[area(r, of[name], known) for name in SHIFTED] for r in risk.values()]
-    failure = [[area(r, of[n] & wrong, of[n] & ~wrong) for n in FAILING] for r in risk.values()]
+
+    def areas(risk: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        unlike = [[area(r, of[name], known) for name in SHIFTED] for r in risk.values()]
+        failure = [[area(r, of[n] & wrong, of[n] & ~wrong) for n in FAILING] for r in risk.values()]
+        return torch.tensor(unlike), torch.tensor(failure)
+
+    again = areas(kernel_risks(*step_blocks(trained, place, sets)))
     shares = torch.stack([wrong[of[name]].double().mean() for name in FAILING])
-    return torch.tensor(unlike), torch.tensor(failure), shares, wrong[known].double().mean()
+    return (*areas(risk), shares, wrong[known].double().mean(), *again)
 
 
 def area(risk: Tensor, bad: Tensor, good: Tensor) -> float:
@@ -113,17 +123,11 @@ def risks(model: nn.Sequential, shown: Tensor, training: data.Samples, x: Tensor
     of the Mahalanobis distance sees all of `training`.
     """
     n, both = len(shown), torch.cat([shown, x])
-    kernel = gradient_kernel(model, both)
-    roots = kernel.diagonal().sqrt()
-    cosines = (kernel / roots / roots[:, None])[n:, :n]
     with torch.no_grad():
         last, logits = model[:-1](both), model(x)
         features = model[:-1](training.x)
     found = (
-        -_nearest(cosines),
-        diagnostics.outside_span(
-            kernel[:n, :n], kernel[n:, :n], kernel.diagonal()[n:], tolerance=TOLERANCE
-        ),
+        *kernel_risks(gram(model, shown), gram(model, x, shown), feature_norms(model, x)).values(),
         -logits.softmax(1).max(1).values,
         -logits.logsumexp(1),
         mahalanobis(features, training.y, last[n:]),
@@ -131,6 +135,38 @@ def risks(model: nn.Sequential, shown: Tensor, training: data.Samples, x: Tensor
         -_nearest(_cosines(x.flatten(1), shown.flatten(1))),
     )
     return dict(zip(SCORES, found, strict=True))
+
+
+def kernel_risks(train: Tensor, cross: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    """The `STEP_SCORES` alone, ``[m]``, from the blocks of a kernel and its diagonal's roots."""
+    cosines = cross / lengths[:, None] / train.diagonal().sqrt()
+    share = diagnostics.outside_span(train, cross, lengths.square(), tolerance=TOLERANCE)
+    return dict(zip(STEP_SCORES, (-_nearest(cosines), share), strict=True))
+
+
+def step_blocks(trained: Trained, place: int, sets: dict[str, data.Samples]) -> tuple[Tensor, ...]:
+    """The blocks of :math:`K^D` for all queries; E6 has those of print and letters already."""
+    model, n = trained.network(place), 10 * trained.config.shown
+    products, lengths = trained.step_kernels[place], trained.step_lengths[place]
+    digits = printed_digits.digits(trained.config, trained.config.seeds[place])
+    shown, weight = printed_digits.shown(trained.config, digits).x, trained.weights[place]
+    end = n + len(sets["printed digits"].y)
+    known = {"printed digits": slice(n, end), "letters": slice(end, None)}
+    if trained.config.sizes[0] != printed_digits.BOX:  # E6 has print of another size
+        known.pop("printed digits")
+    fresh = torch.cat([some.x for name, some in sets.items() if name not in known])
+    cross = gram(model, fresh, shown, weight=weight)
+    more = feature_norms(model, fresh, weight=weight)
+    columns, start = [], 0
+    for name, some in sets.items():
+        if name in known:
+            columns.append((products[:, known[name]].T, lengths[known[name]]))
+            continue
+        stop = start + len(some.y)
+        columns.append((cross[start:stop], more[start:stop]))
+        start = stop
+    train = products[:, :n]
+    return (train + train.T) / 2, *(torch.cat(c) for c in zip(*columns, strict=True))
 
 
 def _nearest(similarity: Tensor) -> Tensor:

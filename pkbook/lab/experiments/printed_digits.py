@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pkbook.kernels import normalised_kernel
+from pkbook.kernels import feature_norms, normalised_kernel, weighted_kernel
 from pkbook.lab.experiments.alignment import spearman
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
@@ -29,7 +29,9 @@ from pkbook.lab.experiments.machinery.settings import (
 from pkbook.lab.experiments.machinery.training import channels_last, fit
 from pkbook.lab.experiments.parts.shifted_inputs import turned
 from pkbook.problems import data, losses, models
+from pkbook.runs import step_weight
 
+STEP = "in the geometry of Adam's last step"
 BOX = 20  # longer side of MNIST's digits, in pixels; `data.printed_glyphs` keeps to it
 
 
@@ -74,7 +76,11 @@ class Result:
     means: Tensor  # [S, E, 10, 20 + L] mean normalised kernel of pairs of classes
     sized_accuracy: Tensor  # [S, V, 10] of each printed digit after training
     sized_means: Tensor  # [S, V, 10] mean kernel with the training digits of its own class
+    step_means: Tensor  # [S, 10, 20 + L] the same in the geometry of Adam's last step
+    step_kernels: Tensor  # [S, 10 shown, n] and the weighted kernel itself, not normalised
+    step_lengths: Tensor  # [S, n] its diagonal's roots
     networks: tuple[dict[str, Tensor], ...]  # [S] parameters after training, on the CPU
+    weights: tuple[dict[str, Tensor], ...]  # [S] the diagonal of Adam's last step, on the CPU
     x: Tensor  # [n, 1, 28, 28] training digits, printed digits, letters
     y: Tensor  # [n] 0 to 9, then 10 to 19 for print, then from 20 on for letters
     kernels: Tensor  # [E, n, n] normalised kernels
@@ -114,9 +120,22 @@ def network(seed: int) -> nn.Sequential:
     return channels_last(models.mnist_cnn(seed=seed))
 
 
-def train(config: Config, model: nn.Module, samples: data.Samples, seed: int, **how) -> Iterator:
+def adam(config: Config, model: nn.Module) -> torch.optim.Adam:
+    """The optimizer of every network here."""
+    return torch.optim.Adam(model.parameters(), lr=config.rate)
+
+
+def train(
+    config: Config,
+    model: nn.Module,
+    samples: data.Samples,
+    seed: int,
+    *,
+    optimizer: torch.optim.Adam | None = None,
+    **how,
+) -> Iterator:
     """Train `model` in place with Adam; yields each of `config.epochs`."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.rate)
+    optimizer = adam(config, model) if optimizer is None else optimizer
     loss, batch = losses.cross_entropy, config.batch
     settings = {"epochs": config.epochs, "batch": batch, "seed": seed}
     return fit(model, loss, optimizer, samples, **settings, **how)
@@ -150,21 +169,29 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train once for each seed; read print and compute kernels as training goes on."""
-    rows, sized, networks, kernels, drawn = [], [], [], [], {}
+    rows, sized, weighted, networks, weights, kernels, drawn = [], [], [], [], [], [], {}
     prints = [_to(printed(config, size), device) for size in config.sizes]
     held_out = _to(data.mnist("test", per_class=config.held_out), device)
     for seed in config.seeds:
         samples = _to(digits(config, seed), device)
         asked = _asked(config, samples, prints[0], device)
         model = network(seed).to(device)
+        how = {"optimizer": adam(config, model), "progress": progress}
         keep = None if folder is None else folder / f"seed{seed}"
-        for _ in train(config, model, samples, seed, keep=keep, progress=progress):
+        for _ in train(config, model, samples, seed, keep=keep, **how):
             kernel = normalised_kernel(model, asked.x)
             right = read(model, held_out).mean(), read(model, prints[0])
             rows.append((*right, class_means(kernel[: 10 * config.shown], asked.y)))
             if seed == config.seeds[0]:
                 kernels.append(kernel.cpu())
         sized.append(_sized(config, model, asked, prints))
+        weight = step_weight(model, how["optimizer"])
+        n = 10 * config.shown
+        lengths = feature_norms(model, asked.x, weight=weight)
+        products = weighted_kernel(model, asked.x[:n], asked.x, weight=weight)
+        cosines = products / lengths[:n, None] / lengths
+        weighted.append((class_means(cosines, asked.y), products, lengths))
+        weights.append({name: w.cpu() for name, w in weight.items()})
         networks.append({name: p.detach().cpu() for name, p in model.state_dict().items()})
         if seed == config.seeds[0]:
             drawn = {"x": asked.x.cpu(), "y": asked.y.cpu()}
@@ -173,6 +200,7 @@ def run(
         torch.stack(column).cpu().unflatten(0, shape) for column in zip(*rows, strict=True)
     )
     by_size = [torch.stack(column).cpu() for column in zip(*sized, strict=True)]
+    step = (torch.stack(column).cpu() for column in zip(*weighted, strict=True))
     drawn |= {"kernels": torch.stack(kernels)}
     return Result(
         config,
@@ -181,7 +209,9 @@ def run(
         means,
         sized_accuracy=by_size[0],
         sized_means=by_size[1],
+        **dict(zip(("step_means", "step_kernels", "step_lengths"), step, strict=True)),
         networks=tuple(networks),
+        weights=tuple(weights),
         **drawn,
     )
 
@@ -211,16 +241,21 @@ def _sized(config: Config, model, asked: data.Samples, prints) -> tuple[Tensor, 
 
 def alike(result: Result) -> dict[str, Tensor]:
     """Mean kernel over seeds and epochs ``[S, E]``: pairs of one class, of two, and letters."""
+    return kinds(result.means)
+
+
+def kinds(means: Tensor) -> dict[str, Tensor]:
+    """The same of class means ``[S, E, 10, 20 + L]``."""
     own = torch.eye(10, dtype=torch.bool)
     return {
-        "one class": result.means[..., :10][..., own].mean(2),
-        "two classes": result.means[..., :10][..., ~own].mean(2),
-        "letters": result.means[..., 20:].flatten(2).mean(2),
+        "one class": means[..., :10][..., own].mean(2),
+        "two classes": means[..., :10][..., ~own].mean(2),
+        "letters": means[..., 20:].flatten(2).mean(2),
     }
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """E6's numbers for each size of print, and E7's, after training."""
+    """E6's numbers for each size of print, and E7's, after training, and by Adam's steps."""
     config, e6 = result.config, {}
     for place, size in enumerate(config.sizes):
         accuracy, kernel = result.sized_accuracy[:, place], result.sized_means[:, place]
@@ -230,6 +265,13 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         )
         like = "as large as MNIST's" if size == BOX else f"{size} pixels large, not {BOX}"
         e6[f"printed digits {like}"] = by_seed("E6", values)
-    one, two, letter = (values[:, -1] for values in alike(result).values())
-    setting = f"{config.per_class} digits a class, {config.epochs[-1]} epochs"
-    return {"E6": e6, "E7": {setting: by_seed("E7", (one, two / one, letter / one))}}
+        if size == BOX:
+            own = result.step_means[:, :, 10:20].diagonal(dim1=1, dim2=2)
+            rank = [spearman(k, a) for k, a in zip(own, accuracy, strict=True)]
+            e6[f"printed digits {like}, {STEP}"] = by_seed("E6", (values[0], rank))
+    setting, e7 = f"{config.per_class} digits a class, {config.epochs[-1]} epochs", {}
+    last = result.means[:, -1:], result.step_means[:, None]
+    for name, means in zip((setting, f"{setting}, {STEP}"), last, strict=True):
+        one, two, letter = (values[:, -1] for values in kinds(means).values())
+        e7[name] = by_seed("E7", (one, two / one, letter / one))
+    return {"E6": e6, "E7": e7}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pkbook.lab.experiments.machinery.claims import claim
-from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
+from pkbook.lab.experiments.machinery.claims import by_seed
+from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import (
     Settings,
     choice,
@@ -110,10 +110,10 @@ class Result:
         return self.ranks[..., 1] - self.ranks[..., 0]
 
     @property
-    def ratio(self) -> Tensor:
-        """Test loss at the end, outside over inside, ``[S]``."""
+    def cost(self) -> Tensor:
+        """Test loss at the end, outside minus inside, ``[S]``."""
         inside, outside = self.test_loss[..., -1]
-        return outside / inside
+        return outside - inside
 
 
 @dataclass(frozen=True)
@@ -214,14 +214,16 @@ def sweep(config: Config, units: tuple[int, ...] = (4, 8, 16)) -> list[Result]:
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """E8's numbers, one a seed; ratios of losses are averaged on a logarithmic scale."""
-    ratio = result.ratio
-    middle = ratio.log().mean().exp().item()
+    """E8's numbers, one a seed; for the last one 1 where the loss is higher outside, else 0.
+
+    A ratio of losses would say nothing: with all thresholds inside, the loss falls until rounding
+    stops it.
+    """
     numbers = (
-        over_seeds(result.gap[0].max(1).values),
-        over_seeds(result.gap[1].min(1).values),
-        over_seeds(result.pull[1, :, -1]),
-        Measured(middle, ratio.min().item(), ratio.max().item(), len(ratio)),
+        result.gap[0].max(1).values,
+        result.gap[1].min(1).values,
+        result.pull[1, :, -1],
+        result.cost,
+        result.cost > 0,
     )
-    names = (c.name for c in claim("E8").criteria)
-    return {"E8": {result.config.setting: dict(zip(names, numbers, strict=True))}}
+    return {"E8": {result.config.setting: by_seed("E8", numbers)}}

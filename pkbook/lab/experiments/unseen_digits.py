@@ -34,6 +34,7 @@ from pkbook.lab.experiments.machinery.settings import (
 from pkbook.lab.experiments.machinery.training import channels_last, fit
 from pkbook.lab.experiments.parts.nearest_rows import nearest_rows
 from pkbook.problems import data, losses, models
+from pkbook.runs import step_weight
 
 GROUPS = ("seen", "unseen")
 MOST_ON_MAP = 400  # points; more are hard to read
@@ -84,6 +85,7 @@ class Result:
     silhouette: Tensor  # [D, S, 2, 2] of each group by itself
     pixels: Tensor  # [D, S, 2] purity under the cosine of the pictures, of all ten digits
     accuracy: Tensor  # [D, S] on held-out pictures of the seen digits
+    step_purity: Tensor  # [S, 2] as purity, of the first split, in the geometry of Adam's last step
     x: Tensor  # [n, 1, 28, 28]
     y: Tensor  # [n]
     kernels: Tensor  # [2, n, n] normalised, before and after
@@ -104,6 +106,13 @@ def train(
     config: Config, split: str, seed: int, device: torch.device | str = "cpu", **how
 ) -> Iterator[nn.Sequential]:
     """The network before and after it was trained on the digits of a split."""
+    for model, _ in _with_optimizer(config, split, seed, device, **how):
+        yield model
+
+
+def _with_optimizer(
+    config: Config, split: str, seed: int, device: torch.device | str, **how
+) -> Iterator[tuple[nn.Sequential, torch.optim.Adam]]:
     generator = torch.Generator().manual_seed(seed)
     classes = [int(c) for c in split]
     x, y = data.mnist("train", per_class=config.per_class, classes=classes, generator=generator)
@@ -115,7 +124,7 @@ def train(
     settings = {"epochs": (0, config.epochs), "batch": config.batch, "seed": seed}
     samples = x.to(device), y.to(device)
     for _ in fit(model, losses.cross_entropy, optimizer, samples, **settings, **how):
-        yield model
+        yield model, optimizer
 
 
 def run(
@@ -126,18 +135,23 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train one network for each split and seed, and look at all ten digits with it."""
-    rows, kept = [], []
+    rows, kept, weighted = [], [], []
     runs = [(split, seed) for split in config.splits for seed in config.seeds]
     for split, seed in tqdm(runs, disable=not progress, desc="networks"):
         x, y = held_out(config, seed)
         keep = None if folder is None else folder / f"{split}-seed{seed}"
         looks = [
-            (model, normalised_kernel(model, x.to(device)).cpu())
-            for model in train(config, split, seed, device, keep=keep)
+            (model, normalised_kernel(model, x.to(device)).cpu(), optimizer)
+            for model, optimizer in _with_optimizer(config, split, seed, device, keep=keep)
         ]
-        kept = kept or [kernel for _, kernel in looks]
-        found = torch.stack([measure(config, kernel, split, y) for _, kernel in looks])
-        right = _accuracy(config, looks[-1][0], split, x, y)
+        model, _, optimizer = looks[-1]
+        if split == config.splits[0]:
+            weight = step_weight(model, optimizer)
+            cosines = normalised_kernel(model, x.to(device), weight=weight).cpu()
+            weighted.append(measure(config, cosines, split, y)[0])
+        kept = kept or [kernel for _, kernel, _ in looks]
+        found = torch.stack([measure(config, kernel, split, y) for _, kernel, _ in looks])
+        right = _accuracy(config, model, split, x, y)
         flat = functional.normalize(x.flatten(1), dim=1)
         pixels = measure(config, flat @ flat.T, split, y)[0]
         rows.append((*found.unbind(1), pixels, right))
@@ -146,7 +160,8 @@ def run(
     purity, within, silhouette, pixels, accuracy = columns
     x, y = held_out(config, config.seeds[0])
     kernels = torch.stack(kept)
-    return Result(config, purity, within, silhouette, pixels, accuracy, x, y, kernels)
+    step_purity = torch.stack(weighted)
+    return Result(config, purity, within, silhouette, pixels, accuracy, step_purity, x, y, kernels)
 
 
 def measure(config: Config, kernel: Tensor, split: str, y: Tensor) -> Tensor:
@@ -182,12 +197,18 @@ def named(split: str) -> str:
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
-    """E5's numbers for each split, and with neighbours sought among the own group only."""
+    r"""E5's numbers for each split, with neighbours of the own group only, and by Adam's steps.
+
+    The last setting asks :math:`K^{P^{-1}}` of the last step.  Before the first step there is
+    none, and the plain kernel stands.
+    """
     config = result.config
     settings = {
         f"{named(split)}": _numbers(result.purity[d]) for d, split in enumerate(config.splits)
     }
     settings[f"{named(config.splits[0])}, each half by itself"] = _numbers(result.within[0])
+    weighted = torch.stack([result.purity[0, :, 0], result.step_purity], 1)
+    settings[f"{named(config.splits[0])}, in the geometry of Adam's last step"] = _numbers(weighted)
     return {"E5": settings}
 
 

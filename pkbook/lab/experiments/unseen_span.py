@@ -24,9 +24,11 @@ from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.settings import Settings, positive, several, whole
 from pkbook.lab.experiments.machinery.training import fit, remembered
 from pkbook.problems import data, models
+from pkbook.runs import step_weight
 
 GROUPS = ("seen", "unseen")
 MOMENTS = ("before", "after")
+STEP = 1e-2  # tolerance of the share in the step's geometry, which is had in single precision
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Result:
 
     config: Config
     share: Tensor  # [S, M, T, G, m] of the tangent feature outside the span
-    pixels: Tensor  # [S, G, m] the same of the image itself, in the span of the training images
+    step_share: Tensor  # [S, G, m] the same after training in the geometry of Adam's last step
+    pixels: Tensor  # [S, G, m] the share of the image itself, in the span of the training images
     doubt: Tensor  # [S, M, G, m] one minus the largest probability
     accuracy: Tensor  # [S] on held-out seen digits, after training
     training: Tensor  # [S, M, NC] singular values of the empirical tangent matrix, decreasing
@@ -137,10 +140,11 @@ def _study(config: Config, seed: int, device, progress: bool) -> dict[str, Tenso
     n, m = len(y), len(held)
     x, y = x.to(device), y.to(device)
     net = models.mnist_cnn(classes=len(config.seen), seed=seed).to(device)
+    adam = torch.optim.Adam(net.parameters(), lr=config.rate)
     steps = fit(
         net,
         functional.cross_entropy,
-        torch.optim.Adam(net.parameters(), lr=config.rate),
+        adam,
         (x[:n], y),
         epochs=(0, config.epochs),
         batch=config.batch,
@@ -153,6 +157,8 @@ def _study(config: Config, seed: int, device, progress: bool) -> dict[str, Tenso
         right = (net(x[n : n + m]).argmax(1).cpu() == held).double().mean()
     flat = x.flatten(1).double()
     pixels = _shares(flat @ flat.T, n, config.tolerances[0]).reshape(2, m)
+    step = outside_span(net, x[:n], x[n:], weight=step_weight(net, adam), tolerance=STEP)
+    found["step_share"] = step.reshape(2, m).cpu()
     return found | {"accuracy": right.cpu(), "pixels": pixels.cpu()}
 
 
@@ -233,6 +239,7 @@ def rates(result: Result) -> dict[str, Tensor]:
     """AUROC of every quantity, ``{name: [S]}``."""
     return {
         "share, after training": auroc(result.share[:, 1, 0]),
+        "share, by Adam's step": auroc(result.step_share),
         "share, before": auroc(result.share[:, 0, 0]),
         "share of the pixels": auroc(result.pixels),
         "doubt of the softmax": auroc(result.doubt[:, 1]),

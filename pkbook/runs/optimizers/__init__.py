@@ -10,6 +10,7 @@ from pkbook.runs.optimizers.rules import (
     rule_of,
 )
 from pkbook.runs.optimizers.settings import apply_settings, settings_of
+from pkbook.runs.optimizers.weight import step_weight, weight_of
 
 __all__ = [
     "Coefficients",
@@ -24,4 +25,6 @@ __all__ = [
     "require_linear",
     "rule_of",
     "settings_of",
+    "step_weight",
+    "weight_of",
 ]

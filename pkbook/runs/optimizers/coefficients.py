@@ -48,6 +48,11 @@ class Coefficients:
     clip: Number = 1.0
     """:math:`r_k`, clipped over unclipped gradient."""
 
+    @property
+    def own(self) -> Number:
+        r""":math:`D_k(h_k\tau_kE_k+d_k)\,r_k`: what the step multiplies its own gradient with."""
+        return self.outer * (self.held * self.take * self.inner + self.direct) * self.clip
+
     def entering(self, gradient: Tensor, theta: Tensor) -> Tensor:
         """:math:`G_k` of a gradient that is clipped already."""
         return self.sign * gradient + self.decay * theta

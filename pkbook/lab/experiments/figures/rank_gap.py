@@ -139,7 +139,7 @@ def draw_sweep(results: list[Result]) -> Figure:
     fig, ax = plots.figure(height=4.8)
     for k, (count, marker) in enumerate(zip(counts, "^osDv", strict=False)):
         mine = [r for r in results if r.config.units == count]
-        percent = [100 * (r.ratio > 1).double().mean().item() for r in mine]
+        percent = [100 * (r.cost > 0).double().mean().item() for r in mine]
         lift = 0.22 * (k - (len(counts) - 1) / 2)  # so that equal shares do not hide each other
         places = [rows.index((r.config.aim, r.config.trained)) + lift for r in mine]
         ax.plot(percent, places, marker, alpha=0.7, markersize=7, label=f"{count} units")
