@@ -319,9 +319,7 @@ CLAIMS: dict[str, Claim] = {
             ),
             "schedules",
         ),
-        *TEXT_CLAIMS,
-        *TITLE_CLAIMS,
-        *LIMIT_CLAIMS,
+        *(*TITLE_CLAIMS, *TEXT_CLAIMS, *LIMIT_CLAIMS),
     )
 }
 
