@@ -77,7 +77,7 @@ def retrained(
     weights
         ``[R, N]``: one training for each row; subsets are rows of zeros and ones.
     divisor, negative
-        as for :func:`pkbook.runs.reweighting.reweighted`.
+        as for :meth:`pkbook.Trajectory.reweighted`.
     chunk
         trainings made at a time.
     progress
@@ -91,7 +91,7 @@ def retrained(
     Raises
     ------
     TypeError, ValueError
-        for weights of another shape, and as :func:`pkbook.runs.reweighting.reweighted`.
+        for weights of another shape, and as :meth:`pkbook.Trajectory.reweighted`.
 
     Notes
     -----
