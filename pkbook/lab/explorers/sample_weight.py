@@ -15,10 +15,10 @@ from pkbook.lab.plots import MINUS, NEUTRAL, PLUS, figure, style
 from pkbook.problems import losses, models
 
 SAMPLES = (16, 21, 23)
-WEIGHTS = tuple(round(0.2 * j, 1) for j in range(11))
+WEIGHTS = tuple(j / 4 for j in range(9))
 QUERY = 0.45
 SEED = 2
-POINTS = 61
+POINTS = 41
 
 
 def points(seed: int = SEED, n: int = 24) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class Study:
     @property
     def forecast(self) -> Tensor:
         """The tangent at weight one, ``[R]``."""
-        return self.answers[WEIGHTS.index(1.0)] + self.slope * (torch.tensor(WEIGHTS) - 1)
+        return self.answers[WEIGHTS.index(1.0)] + self.slope * (torch.tensor(WEIGHTS).double() - 1)
 
 
 def studies(steps: int = 120, samples: tuple[int, ...] = SAMPLES) -> dict[int, Study]:
@@ -132,7 +132,7 @@ def words(found: Study, weight: float) -> str:
 def sample_weight() -> Explorer:
     """One sample and its weight from zero to two: the fit, the answer, and the derivative's line.
 
-    Three samples times eleven weights, each frame a training of its own, made all at once; about
+    Three samples times nine weights, each frame a training of its own, made all at once; about
     ten seconds to draw them, which the static page needs.
     """
     found = cache(studies)
