@@ -6,6 +6,7 @@ The bounds were fixed before the experiments were run. A criterion without bound
 from collections.abc import Iterable
 from typing import SupportsFloat
 
+from pkbook.lab.experiments.machinery.influence_claims import INFLUENCE_CLAIMS
 from pkbook.lab.experiments.machinery.results import Claim, Criterion, Finding, Numbers, over_seeds
 
 LAST = 0.9  # E9's bound for each optimizer
@@ -300,6 +301,7 @@ CLAIMS: dict[str, Claim] = {
             ),
             "schedules",
         ),
+        *INFLUENCE_CLAIMS,
     )
 }
 
