@@ -15,7 +15,7 @@ from pkbook.lab.plots import MINUS, NEUTRAL, PLUS, figure, style
 from pkbook.problems import losses, models
 
 SAMPLES = (16, 21, 23)
-WEIGHTS = tuple(j / 4 for j in range(9))
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 QUERY = 0.45
 SEED = 2
 POINTS = 41
@@ -132,7 +132,7 @@ def words(found: Study, weight: float) -> str:
 def sample_weight() -> Explorer:
     """One sample and its weight from zero to two: the fit, the answer, and the derivative's line.
 
-    Three samples times nine weights, each frame a training of its own, made all at once; about
+    Three samples times seven weights, each frame a training of its own, made all at once; about
     ten seconds to draw them, which the static page needs.
     """
     found = cache(studies)
