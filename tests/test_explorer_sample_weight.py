@@ -91,4 +91,4 @@ def test_explorer_has_three_samples_and_seven_weights(monkeypatch, found):
     html = explorer.html()
     assert len(re.findall("<div data-frame", html)) == 21
     assert len(html) < 700_000
-    assert explorer.sliders["weight"].value == 1.0
+    assert explorer.sliders["weight"].value == 0.0

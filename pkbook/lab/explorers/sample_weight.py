@@ -142,7 +142,7 @@ def sample_weight() -> Explorer:
             "sample": Control(
                 "sample at", SAMPLES, initial=SAMPLES[-1], formatter=lambda i: f"{x[i].item():.2f}"
             ),
-            "weight": Control("weight", WEIGHTS, initial=1.0),
+            "weight": Control("weight", WEIGHTS, initial=0.0),
         },
         draw=lambda sample, weight: draw(found()[sample], weight),
         alt=lambda sample, weight: words(found()[sample], weight),
