@@ -12,6 +12,7 @@ from pkbook.lab.explorers.noise_levels import noise_levels
 from pkbook.lab.explorers.null_space import null_space
 from pkbook.lab.explorers.optimizer_paths import optimizer_paths
 from pkbook.lab.explorers.outside_bias import outside_bias
+from pkbook.lab.explorers.sample_weight import sample_weight
 from pkbook.lab.explorers.shifted_copies import shifted_copies
 from pkbook.lab.explorers.step_average import step_average
 from pkbook.lab.explorers.turned_pictures import turned_pictures
@@ -30,6 +31,7 @@ __all__ = [
     "null_space",
     "optimizer_paths",
     "outside_bias",
+    "sample_weight",
     "shifted_copies",
     "step_average",
     "turned_pictures",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import SupportsFloat
 
 from pkbook.lab.experiments.machinery.appendix_d import APPENDIX_D, FOUR
+from pkbook.lab.experiments.machinery.influence_claims import INFLUENCE_CLAIMS
 from pkbook.lab.experiments.machinery.limit_claims import LIMIT_CLAIMS
 from pkbook.lab.experiments.machinery.results import Claim, Criterion, Finding, Numbers, over_seeds
 from pkbook.lab.experiments.machinery.text_claims import TEXT_CLAIMS
@@ -319,7 +320,7 @@ CLAIMS: dict[str, Claim] = {
             ),
             "schedules",
         ),
-        *(*TITLE_CLAIMS, *TEXT_CLAIMS, *LIMIT_CLAIMS),
+        *(*TITLE_CLAIMS, *TEXT_CLAIMS, *LIMIT_CLAIMS, *INFLUENCE_CLAIMS),
     )
 }
 
