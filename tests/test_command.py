@@ -64,7 +64,7 @@ def changed():
 
 def before_each_chunk(what):
     """Call ``what`` with the rank and the first query of each chunk that is begun."""
-    question = sys.modules["pkbook.interpolation.explain"]._Question
+    question = sys.modules["pkbook.interpolation.question"].Question
     answer = question.answer
     def watched(self, rows, progress):
         what(os.environ["RANK"], rows.start)

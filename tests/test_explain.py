@@ -15,7 +15,7 @@ from torch import nn
 import pkbook as pk
 from pkbook.basics.files import StorageError
 
-MODULE = sys.modules["pkbook.interpolation.explain"]  # the name is that of the function, too
+MODULE = sys.modules["pkbook.interpolation.question"]
 CHUNKS = sys.modules["pkbook.interpolation.chunks"]
 WHOLE = {"tolerance": None, "layers": True, "entries": ["0.bias"]}
 N, STEPS, QUERIES = 12, 9, 7

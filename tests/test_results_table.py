@@ -85,7 +85,7 @@ def test_an_explanation_numbers_its_queries_through(run, by):
 
 def test_what_is_not_there_is_refused(told, run):
     plain = run.interpolate(problem()[1])
-    with pytest.raises(ValueError, match=r"write interpolate\(\.\.\., by_parameter=True\)"):
+    with pytest.raises(ValueError, match=r"ask for them with by_parameter=True"):
         plain.to_pandas(by="parameter")
     with pytest.raises(ValueError, match="by must be one of 'sample', 'step', 'parameter'"):
         told.to_pandas(by="layer")
