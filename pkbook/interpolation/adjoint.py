@@ -244,15 +244,16 @@ def _through_statistics(updates: Updates, adjoint: Adjoint) -> list[tuple[Tensor
     for layer, calls in updates.items():
         for kind in ("running_mean", "running_var"):
             name = f"{layer}.{kind}"
-            seen = adjoint.statistics.get(name)
-            for update in reversed(calls) if seen is not None else ():
+            if name not in adjoint.statistics:
+                continue
+            seen = adjoint.statistics[name]
+            for update in reversed(calls):
                 part = update.mean if kind == "running_mean" else update.var
                 total = part.sum(0)
                 if total.requires_grad:
                     pairs.append((total, (seen * update.momentum).to(total.dtype)))
                 seen = seen * (1.0 - update.momentum)
-            if seen is not None:
-                adjoint.statistics[name] = seen
+            adjoint.statistics[name] = seen
     return pairs
 
 

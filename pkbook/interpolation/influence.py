@@ -14,6 +14,7 @@ this counts what was left of it.  For gradient descent
 :math:`u_s=-\eta_s\lambda_{s+1}`, :math:`\lambda_s=(I-\eta_s\nabla^2L_{\mathcal B_s})\lambda_{s+1}`.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -206,13 +207,13 @@ class Reverse:
         made.require_end(k, before, after)
         return made.pulled(self.adjoint)
 
-    def _add(self, k: int, batch: list[int], values: list[Tensor]) -> None:
+    def _add(self, k: int, batch: Sequence[int], values: list[Tensor]) -> None:
         numbers = as_tensor(batch, self.run.device)
         found = torch.cat(values, 1).T.unflatten(1, self.final.shape)  # [B, m, C]
         self.effects.index_add_(0, numbers, found)
         self.by_step[k] = (numbers, found)
 
-    def _add_parts(self, batch: list[int], passes: list[Batch], u: Tree) -> None:
+    def _add_parts(self, batch: Sequence[int], passes: list[Batch], u: Tree) -> None:
         """The same through each parameter's gradient, by the engine of the contributions."""
         pulls: Pulls = {}
         for name in self.by_parameter.keys() & u.keys():

@@ -101,8 +101,8 @@ def outside_span(
     tensor([0.2500], dtype=torch.float64)
     """
     if isinstance(kernel_train, nn.Module):
-        blocks = _blocks(kernel_train, kernel_cross, kernel_diag, weight)
-        return _share(*blocks, tolerance)
+        k, cross, diag = _blocks(kernel_train, kernel_cross, kernel_diag, weight)
+        return _share(k, cross, diag, tolerance)
     if weight is not None:
         raise ValueError(
             "weight must come with a model, got it beside the blocks of a kernel, which bring "

@@ -267,7 +267,7 @@ def bootstrapped(memory: Memory, statistic: Statistic) -> Measured:
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:
     """C4's numbers for each architecture, with intervals."""
     names = [criterion.name for criterion in claim("C4").criteria]
-    told = {
+    told: dict[str, Numbers] = {
         architecture: {
             name: bootstrapped(memory, statistic)
             for name, statistic in zip(names, STATISTICS, strict=True)

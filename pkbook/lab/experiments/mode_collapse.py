@@ -307,7 +307,7 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         for name in names
         for what, text in texts.items()
     }
-    told = {text: {gap: known, ratio: found} for text, found in rows.items()}
+    told: dict[str, Numbers] = {text: {gap: known, ratio: found} for text, found in rows.items()}
     return {"T10": told, "C7": {texts["carried"]: _amplified(result)}}
 
 
