@@ -1,6 +1,6 @@
 """Kernels, spans and ranks in the geometry of a step: dense linear algebra and hand-written rules.
 
-THEORY: a step of RMSprop or Adam leaves the span of the training features, and no statement about
+A step of RMSprop or Adam leaves the span of the training features, and no statement about
 SGD's may be read as one about theirs.
 """
 
