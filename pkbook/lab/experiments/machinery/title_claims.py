@@ -1,7 +1,7 @@
 """The rows of the results table for what Domingos' title, and the paper after it, says of networks.
 
-The bound of a tenth for "approximately" was fixed after a first look at one seed, trained otherwise,
-and before the runs that it judges.
+The bound of a tenth for "approximately" was fixed after a first look at one seed, trained
+otherwise, and before the runs that it judges.
 """
 
 from pkbook.lab.experiments.machinery.results import Claim, Criterion
