@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pkbook.basics.parameters import Tree, sum_of, trainable
 from pkbook.interpolation.shares import Batch
 from pkbook.interpolation.statistics import Updates, watching
+from pkbook.runs.clipping import clipped
 from pkbook.runs.optimizers import Moved, StepState, memory_key, moved
 from pkbook.runs.optimizers.evolution import SQUARES
 from pkbook.runs.problem import Problem
@@ -103,18 +104,6 @@ def curved(
                     "write nn.Embedding(..., sparse=False)"
                 )
         yield Curved(leaves, weights, gradient, updates)
-
-
-def clipped(problem: Problem, gradients: Tree) -> Tree:
-    """The gradients as the optimizer gets them, differentiably."""
-    if problem.clip_value is not None:
-        most = problem.clip_value
-        return {name: g.clamp(-most, most) for name, g in gradients.items()}
-    if problem.clip_norm is None:
-        return gradients
-    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()])
-    factor = (problem.clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
-    return {name: g * factor for name, g in gradients.items()}
 
 
 def clipped_with(problem: Problem, model: nn.Module, names: Sequence[str]) -> Tree:

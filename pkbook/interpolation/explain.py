@@ -183,7 +183,7 @@ def explain(
 
 
 def _work(
-    processes: Processes, question: "Question", shelf: Shelf, manifest: dict, progress: bool
+    processes: Processes, question: Question, shelf: Shelf, manifest: dict, progress: bool
 ) -> Unreached:
     """Compute what is not there yet: in rounds, each process one chunk."""
     missing = _missing(processes, shelf, manifest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.func import grad, vmap
 
 from pkbook.basics.parameters import Tree, sum_of
 from pkbook.basics.replaced import replaced
+from pkbook.runs.clipping import clipped
 from pkbook.runs.conditions import cast_as
 from pkbook.runs.copies import copied
 from pkbook.runs.optimizers import Coefficients, apply_settings, memory_key, moved, rule_of
@@ -92,7 +94,8 @@ class Stacked:
         """Step ``k`` of all trainings."""
         record = self.run.store.steps[k]
         set_modes(self.model, record)
-        pulled = self._clipped(self._gradients(record))
+        each_by_itself = vmap(partial(clipped, self.problem))
+        pulled = each_by_itself(self._gradients(record))
         for name, g in pulled.items():
             theta = self.parameters[name]
             fresh = name not in self.memories
@@ -143,14 +146,3 @@ class Stacked:
         if not self.problem.whole:
             found = found * (len(numbers) / found.sum(1, keepdim=True))
         return found
-
-    def _clipped(self, pulled: Tree) -> Tree:
-        """As ``clip_grad_norm_`` and ``clip_grad_value_`` do, each training by itself."""
-        if self.problem.clip_value is not None:
-            most = self.problem.clip_value
-            return {name: g.clamp(-most, most) for name, g in pulled.items()}
-        if self.problem.clip_norm is None:
-            return pulled
-        squares = sum_of(g.flatten(1).square().sum(1) for g in pulled.values())
-        factor = (self.problem.clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-        return {n: g * factor.reshape(-1, *[1] * (g.ndim - 1)) for n, g in pulled.items()}
