@@ -68,6 +68,7 @@ class BySample:
 
         Examples
         --------
+        >>> import torch
         >>> from pkbook.interpolation.result import Interpolation
         >>> z = torch.zeros(1, 1)
         >>> c = torch.tensor([[[2.0]], [[-0.5]]])

@@ -143,7 +143,7 @@ def rank_interval(value: float, n: int) -> Measured:
     ValueError for fewer than four pairs.
 
     >>> print(rank_interval(0.5, 9))
-    0.500 (-0.299 to 0.887)
+    0.500 (-0.291 to 0.885)
     """
     if n < 4:
         raise ValueError(f"n must be at least 4 for an interval, got {n}")
