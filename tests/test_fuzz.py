@@ -173,6 +173,7 @@ def as_torch_can():
             "not implemented", "more than 1 value per channel", "by an inplace operation",
             "does not require grad",  # a network that nothing can train
             "must match the size",  # one that gives another number of rows than it got
+            "would mutate a captured Tensor",  # running statistics inside torch.func.grad
         )  # fmt: skip
         assume(not any(words in str(error) for words in beyond))
         raise
@@ -269,7 +270,7 @@ def put(model, theta):
     torch.nn.utils.vector_to_parameters(theta, trained(model))
 
 
-def own_contributions(model, run, x, y, q):
+def own_contributions(model, run, x, y, q, rule=None):
     """Contributions ``[N, m, C]`` and the end, each sample with its own memory carried forward."""
     _, name, options, clip, loss, steps = run
     options = dict(options)
@@ -277,14 +278,14 @@ def own_contributions(model, run, x, y, q):
     if name == "AdamW":
         options["decoupled_weight_decay"] = True
     theta = torch.nn.utils.parameters_to_vector(trained(model)).detach()
-    rule = RULES[name](len(x), len(theta), theta.dtype, **options)
+    update = RULES[name](len(x), len(theta), theta.dtype, **options)
     out = 0
     for parts in steps:
         buffers = {n: b.clone() for n, b in model.named_buffers()}
         put(model.train(), theta)
-        g, reached = own_gradients(model, LOSSES[loss][1], parts, x, y)
+        g, reached = own_gradients(model, rule or LOSSES[loss][1], parts, x, y)
         after = {n: b.clone() for n, b in model.named_buffers()}
-        shares, own = rule(g * factor(clip, g.sum(0)), theta, rate)
+        shares, own = update(g * factor(clip, g.sum(0)), theta, rate)
         shares, own = shares * reached, own * reached
         delta = shares.sum(0) + own
         model.load_state_dict(buffers, strict=False)
@@ -321,7 +322,31 @@ def check_run(kind, run):
     assume(bool(torch.isfinite(wanted).all()) and float(end.abs().max()) < 50)
     gaps = tuple(map(max, zip(gaps_of(model.eval(), x), gaps_of(model, q), strict=True)))
     assume(all(gap <= KEEPS or gap >= MIXES for gap in gaps))
-    agreed(lambda: told(model, run, x, y, q), wanted, gaps, near=1e-7)
+    start = copy.deepcopy(model)
+    try:
+        agreed(lambda: told(model, run, x, y, q), wanted, gaps, near=1e-7)
+    except AssertionError:
+        near = 30 * own_rounding(start, run, (x, y, q), wanted)
+        assume(near < 1)  # an oracle of rounding alone says nothing
+        agreed(lambda: told(start, run, x, y, q), wanted, gaps, near=max(1e-7, near))
+
+
+def own_rounding(model, run, data, wanted):
+    """How far the oracle itself moves, relatively, when each loss changes in its last digits.
+
+    Six normalisations in a row, on one sample repeated, make each visit's gradient 1e15 times the
+    sum of all visits.
+    """
+    rule = LOSSES[run[4]][1]
+    generator = torch.Generator().manual_seed(0)
+
+    def shaken(f, y):
+        values = rule(f, y)
+        r = torch.randn(len(values), dtype=values.dtype, generator=generator)
+        return values * (1 + 1e-15 * r)
+
+    moved = (own_contributions(copy.deepcopy(model), run, *data, shaken)[0] for _ in range(3))
+    return float(max((m - wanted).abs().max() for m in moved) / wanted.abs().max())
 
 
 @pytest.mark.parametrize("kind", INPUTS)
