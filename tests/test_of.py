@@ -54,7 +54,13 @@ def log_probability(model, q):
     return F.log_softmax(model(q), 1)[torch.arange(3), LABELS]
 
 
+def log_odds(model, q):
+    p = model(q).softmax(1)[torch.arange(3), LABELS]
+    return (p / (1 - p)).log()
+
+
 FUNCTIONS = {
+    "log-odds": (pk.of.log_odds(LABELS), log_odds),
     "margin": (pk.of.margin(LABELS, 2), lambda m, q: m(q)[torch.arange(3), LABELS] - m(q)[:, 2]),
     "log-probability": (pk.of.log_probability(LABELS), log_probability),
     "loss": (pk.of.loss_of(nn.CrossEntropyLoss(reduction="none"), LABELS),
@@ -169,6 +175,7 @@ def test_a_word_at_one_place_of_a_sequence(of, function):
 
 @pytest.mark.parametrize(("of", "match"), [
     (pk.of.margin(2, 0), r"outputs \[n, T, C\] needs a place.*write at=-1"),
+    (pk.of.log_odds(2), r"outputs \[n, T, C\] needs a place.*write at=-1"),
     (pk.of.log_probability(2, at=2), "at must lie in 0..1"),
     (pk.of.log_probability(2, at=PLACES[:2]), "one row per sample|at needs one"),
     (pk.of.log_probability(2, at=PLACES + 5), "out of bounds"),

@@ -168,6 +168,32 @@ def log_probability(label: int | Tensor, at: int | Tensor | None = None) -> Of:
     return Of("log_probability", call, *rows)
 
 
+def log_odds(label: int | Tensor, at: int | Tensor | None = None) -> Of:
+    r""":math:`f_y-\log\sum_{c\ne y}e^{f_c}=\log\frac{p_y}{1-p_y}`, a label against all others.
+
+    Unlike :math:`\log p_y` it does not flatten where the model is sure.  ``label`` and ``at`` as in
+    `log_probability`.  With two outputs it is their `margin`.
+
+    >>> two = nn.Linear(1, 2)
+    >>> torch.allclose(log_odds(0)(two, torch.ones(3, 1)), margin(0, 1)(two, torch.ones(3, 1)))
+    True
+
+    Source: Park et al. 2023 (TRAK), Section 3.2.
+    """
+    rows, all_of = _per_query(label, at)
+
+    def call(model: nn.Module, queries: Any, *got: Tensor) -> Tensor:
+        y, place = all_of(got)
+        f = _at_place(plain(model, queries), place, "log_odds")
+        if f.ndim == 2 and f.shape[1] < 2:
+            raise ValueError(f"log_odds needs two outputs at least, got shape {tuple(f.shape)}")
+        chosen = _of_each(y, f, "log_odds")
+        others = f.scatter(1, chosen, -torch.inf)
+        return (f.gather(1, chosen) - others.logsumexp(1, keepdim=True))[:, 0]
+
+    return Of("log_odds", call, *rows)
+
+
 def loss_of(loss: Callable[[Tensor, Tensor], Tensor], y: Tensor) -> Of:
     """The loss of labelled queries, with a loss of outputs and targets ``[n, ...]`` per sample."""
 

@@ -35,4 +35,65 @@ INFLUENCE_CLAIMS = (
             Criterion("half of the samples: correlation of forecast and change"),
         ),
     ),
+    Claim(
+        "C22",
+        "influence forecasts small changes",
+        "beyond the paper",
+        "Trained without a twentieth of the digits, the network answers as the sum of influences "
+        "says, and no other account says it better.",
+        "accounts",
+        (
+            Criterion("a twentieth left out: score of influence", 0.5),
+            Criterion("a twentieth left out: influence less contributions", 0.0),
+            Criterion("a twentieth left out: influence less Gauss-Newton influence", 0.0),
+            Criterion("a twentieth left out: score of contributions"),
+        ),
+        "accounts",
+    ),
+    Claim(
+        "C23",
+        "the exact account is not the best forecast",
+        "beyond the paper",
+        "Contributions add up to the prediction exactly, and still other accounts forecast better "
+        "what a training without half of the digits would say.",
+        "accounts",
+        (
+            Criterion("half left out: Gauss-Newton influence less contributions", 0.0),
+            Criterion("half left out: influence less contributions", 0.0),
+            Criterion("half left out: score of contributions"),
+            Criterion("half left out: score of influence"),
+            Criterion("half left out: score of Gauss-Newton influence"),
+        ),
+        "accounts",
+    ),
+    Claim(
+        "C24",
+        "who is named first was needed",
+        "beyond the paper",
+        "Without the digits that influence names first a prediction loses more than without as "
+        "many random ones of the same class.",
+        "accounts",
+        (
+            Criterion("log-odds lost, by influence less by chance", 0.0),
+            Criterion("log-odds lost, by contributions less by chance"),
+            Criterion("log-odds lost, by influence"),
+            Criterion("log-odds lost, by contributions"),
+        ),
+        "accounts",
+    ),
+    Claim(
+        "C25",
+        "wrong labels are found by the simple number",
+        "beyond the paper",
+        "Of numbers that may find wrong labels the mean loss along the training is the best, "
+        "ahead of a sample's contribution to its own prediction.",
+        "accounts",
+        (
+            Criterion("chance to rank a wrong label first: mean loss on the way", 0.9),
+            Criterion("the same, less that of the own contribution", 0.0),
+            Criterion("the same: own contribution"),
+            Criterion("the same: loss at the end"),
+        ),
+        "accounts",
+    ),
 )

@@ -1,0 +1,335 @@
+r"""C22 to C25: how good is an account?  Forecasts against trainings that really happened.
+
+One recorded training gives two accounts: contributions (arXiv 2603.13872, Theorem 2.2) and
+influence.  Beside them stand accounts of others.  Each is a score of every training digit for the
+log-odds of some test digits' labels.  The judge is training again, without some of the digits: the
+linear datamodeling score asks whether the scores that are left forecast the answers, a removal
+whether the digits that a score names first were needed.  Last, 5 per cent of the labels are wrong,
+and it is asked which number finds them.
+"""
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pkbook.basics.files import read_checked, write_checked
+from pkbook.evaluation import answers, linear_datamodeling_score, mislabelled, subsets
+from pkbook.interpolation.influence import influence
+from pkbook.interpolation.interpolate import interpolate
+from pkbook.interpolation.self_influence import self_influence
+from pkbook.interpolation.trajectory import Trajectory
+from pkbook.kernels import of
+from pkbook.lab.experiments.machinery.claims import by_seed
+from pkbook.lab.experiments.machinery.results import Numbers
+from pkbook.lab.experiments.machinery.settings import (
+    Settings,
+    choice,
+    choices,
+    number,
+    several,
+    whole,
+)
+from pkbook.lab.experiments.parts.other_accounts import OTHERS, Study
+from pkbook.problems import data, losses
+from pkbook.problems.models.building import activations, initialised, named
+from pkbook.runs.recording import batches
+from pkbook.runs.retraining import retrained
+
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, float]]] = {
+    "SGD": (torch.optim.SGD, {"lr": 0.3}),
+    "momentum": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
+    "AdamW": (torch.optim.AdamW, {"lr": 5e-3}),
+}
+PIXELS = 0.13, 0.28  # mean and standard deviation of the training digits
+LITTLE, HALF = 0.05, 0.5  # shares left out that C22 and C23 speak of
+OURS = "contributions", "influence"
+PRESENT = tuple(name for name in OTHERS if name != "EK-FAC influence")
+"""Accounts that need nothing but this package."""
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings. `quick()` takes about a minute on a CPU; `full()` more than an hour."""
+
+    samples: int = whole(300, least=100, multiple=10)
+    queries: int = whole(10, multiple=10)
+    optimizers: tuple[str, ...] = choices(tuple(OPTIMIZERS), tuple(OPTIMIZERS))
+    others: tuple[str, ...] = choices(PRESENT, tuple(OTHERS))
+    """Whose accounts stand beside ours; EK-FAC needs kronfluence."""
+    activation: str = choice("relu", ("relu", "gelu", "tanh"))
+    epochs: int = whole(8)
+    batch: int = whole(30)
+    left_out: tuple[float, ...] = several((0.05, 0.5))
+    """Shares of the digits that trainings are made without."""
+    trainings: int = whole(20, least=8)
+    """For each share."""
+    removed: int = whole(10)
+    """Digits that a score names first, left out together."""
+    removal_queries: int = whole(2)
+    repeats: int = whole(3)
+    """Removals of as many of the same class at random."""
+    wrong: float = number(0.05, "between 0 and 0.5", lambda v: 0 < v < 0.5)
+    """Share of the labels that are wrong in the last part."""
+    seeds: tuple[int, ...] = several((0,))
+
+    QUICK: ClassVar = {"optimizers": ("momentum", "AdamW")}
+    FULL: ClassVar = {
+        "samples": 1000,
+        "queries": 20,
+        "others": tuple(OTHERS),
+        "batch": 50,
+        "left_out": (0.01, 0.05, 0.2, 0.5),
+        "trainings": 40,
+        "removed": 30,
+        "removal_queries": 5,
+        "repeats": 5,
+        "seeds": (0, 1, 2),
+    }
+
+    def check_together(self) -> None:
+        if missing := {LITTLE, HALF} - set(self.left_out):
+            raise ValueError(
+                f"left_out must hold {LITTLE} and {HALF}, got {self.left_out}; add {missing}"
+            )
+        if "Gauss-Newton influence" not in self.others:
+            raise ValueError(f"others must hold 'Gauss-Newton influence', got {self.others}")
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """Ours and others'."""
+        return *OURS, *self.others
+
+    @property
+    def epoch(self) -> int:
+        """Steps in an epoch."""
+        return self.samples // self.batch
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of S seeds, N digits, m queries, q of them asked for removals, R trainings for L shares."""
+
+    config: Config
+    weights: Tensor  # [L, R, N], 1 for a digit that was trained on
+    numbers: dict[str, dict[str, Tensor]]
+    """For each optimizer, with the seeds in front: "scores, *account*" ``[S, N, m]``; "answers",
+    log-odds ``[S, L, R, m]``; "lost, *account*" by a removal ``[S, q]``, and "lost, at random"
+    ``[S, q, repeats]``; "found, *number*", AUROC and average precision ``[S, 2]``; "seconds,
+    *account*" and "seconds, training" ``[S]``; "accuracy" ``[S]`` on 500 test digits."""
+
+    def named(self, optimizer: str, kind: str) -> dict[str, Tensor]:
+        """All numbers of a kind, by name: ``named("SGD", "lost")["TRAK"]``."""
+        start = f"{kind}, "
+        every = self.numbers[optimizer].items()
+        return {key.removeprefix(start): v for key, v in every if key.startswith(start)}
+
+    def judged(self, optimizer: str, account: str, share: int, shift: int = 0) -> list[float]:
+        """The linear datamodeling score of each seed's account, judged by trainings of the same.
+
+        With ``shift``, by those of the seed so many places on.
+        """
+        scores = self.numbers[optimizer][f"scores, {account}"]
+        answers = self.numbers[optimizer]["answers"].roll(-shift, 0)[:, share]
+        rows = self.weights[share]
+        pairs = zip(scores, answers, strict=True)
+        return [linear_datamodeling_score(a, rows, b, bootstrap=100).value for a, b in pairs]
+
+
+def network(activation: str, seed: int) -> nn.Sequential:
+    """A small convolutional network for digits of 14 x 14 pixels, 2,698 parameters."""
+    sigma = named("activation", activation, activations)
+    with initialised(seed):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), sigma(), nn.AvgPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1), sigma(), nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(16 * 3 * 3, 10),
+        )  # fmt: skip
+
+
+def digits(split: str, count: int) -> data.Samples:
+    """Digits of 14 x 14 pixels, as many of each class, of mean 0 and size 1; always the same."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = data.mnist(split, per_class=count // 10, generator=draw)
+    order = torch.randperm(len(x), generator=draw)
+    return data.Samples((F.avg_pool2d(x, 2)[order] - PIXELS[0]) / PIXELS[1], y[order])
+
+
+def train(config: Config, optimizer: str, seed: int, x: Tensor, y: Tensor) -> Trajectory:
+    """One recorded training."""
+    model = network(config.activation, seed).to(x.device)
+    make, options = OPTIMIZERS[optimizer]
+    recorded = Trajectory(model, losses.cross_entropy, make(model.parameters(), **options), (x, y))
+    steps = config.epochs * config.epoch
+    for batch in batches(len(x), size=config.batch, steps=steps, seed=seed):
+        recorded.step(batch)
+    return recorded
+
+
+def account(study: Study, name: str) -> Tensor:
+    """Scores ``[N, m]`` of one account."""
+    asked = of.log_odds(study.labels)
+    if name == "contributions":
+        told = interpolate(study.run, study.queries, of=asked, nodes=2, tolerance=None)
+        return told.contributions[..., 0]
+    if name == "influence":
+        return influence(study.run, study.queries, of=asked).effects[..., 0]
+    return OTHERS[name](study)
+
+
+def removals(config: Config, study: Study, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Log-odds lost without the digits that a score names first, ``[q]``, or random ones."""
+    draw, out = torch.Generator().manual_seed(study.seed), []
+    asked = range(config.removal_queries)
+    for j in asked:
+        for found in scores.values():
+            out.append((j, found[:, j].argsort(descending=True)[: config.removed]))
+        same = (study.y == study.labels[j]).nonzero()[:, 0]
+        for _ in range(config.repeats):
+            chosen = torch.randperm(len(same), generator=draw)[: config.removed]
+            out.append((j, same[chosen]))
+    rows = torch.ones(len(out) + 1, config.samples, dtype=torch.float64)
+    for row, (_, numbers) in zip(rows, out, strict=False):
+        row[numbers] = 0.0
+    given = trained_again(study, rows)
+    column = torch.tensor([j for j, _ in out])
+    lost = given[-1][column] - given[:-1].gather(1, column[:, None])[:, 0]
+    lost = lost.reshape(len(asked), -1)  # [q, accounts + repeats]
+    told = {name: lost[:, k] for k, name in enumerate(scores)}
+    return told | {"at random": lost[:, len(scores) :]}
+
+
+def trained_again(study: Study, rows: Tensor) -> Tensor:
+    """Log-odds of the queries after trainings with other weights, ``[R, m]``."""
+    models = retrained(study.run, rows.to(study.x.device), divisor="rest")
+    return answers(models, study.queries, of.log_odds(study.labels))[..., 0].double().cpu()
+
+
+def suspects(config: Config, optimizer: str, seed: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """How well some numbers find wrong labels; each is large where a label is doubted."""
+    draw = torch.Generator().manual_seed(1000 + seed)
+    wrong = torch.randperm(len(y), generator=draw)[: round(config.wrong * len(y))]
+    marked = torch.zeros(len(y), dtype=torch.bool)
+    marked[wrong] = True
+    other = torch.randint(1, 10, (len(wrong),), generator=draw)
+    labels = y.clone()
+    labels[wrong] = (labels[wrong] + other.to(y)) % 10
+    recorded = train(config, optimizer, seed, x, labels)
+    with torch.no_grad():
+        stops = range(0, len(recorded) + 1, config.epoch)
+        path = [losses.cross_entropy(recorded.model_at(k)(x), labels) for k in stops]
+    own = self_influence(recorded, outputs=labels, nodes=1, tolerance=None)
+    numbers = {
+        "own contribution": own[:, 0],
+        "loss at the end": path[-1],
+        "mean loss on the way": torch.stack(path).mean(0),
+        "random": torch.randn(len(y), generator=draw),
+    }
+    told = {name: mislabelled(v.cpu(), marked, bootstrap=100) for name, v in numbers.items()}
+    return {
+        name: torch.tensor([d.auroc.value, d.average_precision.value]) for name, d in told.items()
+    }
+
+
+def one_run(
+    config: Config, optimizer: str, seed: int, device: torch.device | str
+) -> dict[str, Tensor]:
+    """Everything about one training, each number under a kind and a name: "seconds, TRAK"."""
+    x, y = (t.to(device) for t in digits("train", config.samples))
+    q, labels = (t.to(device) for t in digits("test", config.queries))
+    begun = time.process_time()
+    recorded = train(config, optimizer, seed, x, y)
+    out = {"seconds, training": torch.tensor(time.process_time() - begun)}
+    rate = OPTIMIZERS[optimizer][1]["lr"]
+    study = Study(recorded, x, y, q, labels, config.epoch, rate, seed)
+    scores = {}
+    for name in config.accounts:
+        begun = time.process_time()
+        scores[name] = account(study, name).detach().double().cpu()
+        out[f"seconds, {name}"] = torch.tensor(time.process_time() - begun)
+    again = [trained_again(study, rows) for rows in weights(config)]
+    out |= {f"scores, {name}": found for name, found in scores.items()}
+    out |= {f"lost, {name}": found for name, found in removals(config, study, scores).items()}
+    out |= {f"found, {name}": v for name, v in suspects(config, optimizer, seed, x, y).items()}
+    return out | {"answers": torch.stack(again), "accuracy": accuracy(study.end, device)}
+
+
+def accuracy(model: nn.Module, device: torch.device | str) -> Tensor:
+    """On 500 test digits."""
+    x, truth = digits("test", 500)
+    with torch.no_grad():
+        return (model(x.to(device)).argmax(1).cpu() == truth).double().mean()
+
+
+def weights(config: Config) -> Tensor:
+    """Which digits each training is made with, the same for all seeds: ``[L, R, N]``."""
+    return torch.stack([
+        subsets(config.samples, config.trainings, fraction=1 - share, seed=k)
+        for k, share in enumerate(config.left_out)
+    ])  # fmt: skip
+
+
+def run(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train, take apart, and train again; finished trainings are kept in ``folder``."""
+    pairs = [(name, seed) for seed in config.seeds for name in config.optimizers]
+    found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in config.optimizers}
+    for name, seed in tqdm(pairs, disable=not progress, desc="trainings taken apart"):
+        stem = f"{name}-seed{seed}-{zlib.crc32(repr(replace(config, seeds=(0,))).encode()):08x}"
+        kept = [] if folder is None else sorted(folder.glob(f"{stem}-*.safetensors"))
+        found[name].append(read_checked(kept[0]) if kept else one_run(config, name, seed, device))
+        if folder is not None and not kept:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_checked(folder, stem, found[name][-1])
+    every = {
+        name: {key: torch.stack([one[key] for one in each]) for key in each[0]}
+        for name, each in found.items()
+    }
+    return Result(config, weights(config), every)
+
+
+def findings(result: Result) -> dict[str, dict[str, Numbers]]:
+    """C22 to C25, for each optimizer."""
+    told: dict[str, dict[str, Numbers]] = {id: {} for id in ("C22", "C23", "C24", "C25")}
+    for name in result.config.optimizers:
+        setting = f"{result.config.samples} digits, {name}"
+        little, half = (_judged(result, name, share) for share in (LITTLE, HALF))
+        pushed, needed, curved = (half[account] for account in (*OURS, "Gauss-Newton influence"))
+        few = little["influence"]
+        others = little["contributions"], little["Gauss-Newton influence"]
+        told["C22"][setting] = by_seed("C22", [few, few - others[0], few - others[1], others[0]])
+        told["C23"][setting] = by_seed(
+            "C23", [curved - pushed, needed - pushed, pushed, needed, curved]
+        )
+        lost = {key: v.mean(1) for key, v in result.named(name, "lost").items() if v.ndim == 2}
+        chance = result.named(name, "lost")["at random"].mean((1, 2))
+        pushed, needed = (lost[account] for account in OURS)
+        told["C24"][setting] = by_seed("C24", [needed - chance, pushed - chance, needed, pushed])
+        told["C25"][setting] = by_seed("C25", _suspected(result, name))
+    return told
+
+
+def _judged(result: Result, optimizer: str, share: float) -> dict[str, Tensor]:
+    """Of each account the scores ``[S]`` where that share was left out."""
+    place = result.config.left_out.index(share)
+    names = (*OURS, "Gauss-Newton influence")
+    return {name: torch.tensor(result.judged(optimizer, name, place)) for name in names}
+
+
+def _suspected(result: Result, optimizer: str) -> list[Tensor]:
+    """C25's numbers, AUROC for each seed."""
+    auroc = {name: v[:, 0] for name, v in result.named(optimizer, "found").items()}
+    path, own = auroc["mean loss on the way"], auroc["own contribution"]
+    return [path, path - own, own, auroc["loss at the end"]]
