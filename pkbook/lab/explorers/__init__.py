@@ -12,6 +12,7 @@ from pkbook.lab.explorers.noise_levels import noise_levels
 from pkbook.lab.explorers.null_space import null_space
 from pkbook.lab.explorers.optimizer_paths import optimizer_paths
 from pkbook.lab.explorers.outside_bias import outside_bias
+from pkbook.lab.explorers.playground import playground
 from pkbook.lab.explorers.sample_weight import sample_weight
 from pkbook.lab.explorers.shifted_copies import shifted_copies
 from pkbook.lab.explorers.step_average import step_average
@@ -31,6 +32,7 @@ __all__ = [
     "null_space",
     "optimizer_paths",
     "outside_bias",
+    "playground",
     "sample_weight",
     "shifted_copies",
     "step_average",
