@@ -100,7 +100,7 @@ def taken_apart(name: str, inputs: int):
 def apart(found, wanted) -> float:
     """The largest difference, relative to the largest entry."""
     wanted = torch.as_tensor(wanted, dtype=torch.float64).flatten()
-    found = torch.tensor(found, dtype=torch.float64).flatten()
+    found = torch.as_tensor(found, dtype=torch.float64).flatten()
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
@@ -166,7 +166,7 @@ def test_classes_and_the_left_end():
     """Cross-entropy with three outputs, one of them asked for; and the Riemann sum."""
     net, x, _, query = problem(2, 3)
     labels = torch.arange(SAMPLES) % 3
-    run, page = trained("sgd", 2, pk.losses.cross_entropy, net, x, labels, 40)
+    run, page = trained("sgd", 2, pk.losses.cross_entropy, net, x, labels, 12)
     page["y"] = labels.tolist()
     page |= {"loss": "crossEntropy", "query": query.flatten().tolist()}
     exact = run.interpolate(query, tolerance=None).contributions[:, 0]
@@ -177,7 +177,7 @@ def test_classes_and_the_left_end():
     plain = run.interpolate(query, outputs=1, rule="riemann", tolerance=None).contributions
     told = ask("train", direction=[0.0, 1.0, 0.0], rule="riemann", **page)
     assert apart(told["parts"], plain) < BOUND
-    assert apart(plain, exact[:, 1]) > 1e3 * BOUND
+    assert apart(plain, exact[:, 1]) > 1e3 * BOUND  # the two rules do differ
 
 
 def test_logistic_loss():

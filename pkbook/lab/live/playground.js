@@ -6,7 +6,7 @@
  */
 import { Frame, number, signed, element } from "./frame.js";
 import { Picture } from "./playground/picture.js";
-import { DATA, INTERVAL, MOST_POINTS, MOST_STEPS, Study } from "./playground/study.js";
+import { DATA, INTERVAL, MOST_POINTS, MOST_STEPS, rounded, Study } from "./playground/study.js";
 
 const RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1];
 const USUAL = { sgd: 0.1, momentum: 0.01, rmsprop: 0.01, adam: 0.03, adamw: 0.03 };
@@ -38,7 +38,7 @@ class Playground {
     Object.assign(this, { query: 1.2, steps: 60, chosen: 6, owed: 0, edited: false, moved: null });
     this.frame = new Frame(root, {
       name: "playground", label: "Playground: a network trained in this page", lead: LEAD,
-      controls: CONTROLS, change: (key) => this.change(key), draw: () => this.draw(),
+      controls: CONTROLS, change: (key, told) => this.change(key, told), draw: () => this.draw(),
       player: {
         advance: (seconds) => this.advance(seconds),
         step: () => this.study.advance(1),
@@ -47,6 +47,7 @@ class Playground {
       state: this.state(),
     });
     for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.usual(settings);
     this.picture = new Picture(this.frame);
     this.more = [
       this.frame.button("Leave out", () => this.leaveOut(this.chosen)),
@@ -60,10 +61,9 @@ class Playground {
 
   /** What the address keeps beside the controls. */
   state() {
-    const short = (value) => String(Number(value.toFixed(2)));
-    const write = ({ x, y, left }) => `${short(x)},${short(y)}${left ? ",0" : ""}`;
+    const write = ({ x, y, left }) => `${x},${y}${left ? ",0" : ""}`;
     return {
-      query: { read: (text) => this.ask(Number(text)), write: () => short(this.query) },
+      query: { read: (text) => this.ask(Number(text)), write: () => String(this.query) },
       steps: {
         read: (text) => {
           this.steps = Math.min(MOST_STEPS, Math.max(0, Math.round(Number(text)) || 0));
@@ -83,11 +83,17 @@ class Playground {
   }
 
   ask(query) {
-    if (Number.isFinite(query)) this.query = Math.min(INTERVAL[1], Math.max(INTERVAL[0], query));
+    const [low, high] = INTERVAL;
+    if (Number.isFinite(query)) this.query = rounded(Math.min(high, Math.max(low, query)));
+  }
+
+  /** Where an optimizer is given without a learning rate, its usual one. */
+  usual({ optimizer, lr }) {
+    if (optimizer in USUAL && lr === undefined) this.frame.set("lr", USUAL[optimizer]);
   }
 
   /** A control was moved: train again, for as many steps as there were. */
-  change(key) {
+  change(key, told) {
     const { frame, study } = this, { values } = frame;
     this.moved = null;
     if (key === "data" || key === null) {
@@ -95,7 +101,7 @@ class Playground {
       this.edited = key === null && Boolean(this.given);
       this.chosen = Math.min(this.chosen, study.points.length - 1);
     }
-    if (key === "optimizer") frame.set("lr", USUAL[values.optimizer]);
+    this.usual(key === "optimizer" ? { optimizer: values.optimizer } : (told ?? {}));
     frame.enable("momentum", ["momentum", "adam", "adamw"].includes(values.optimizer));
     study.train(values, key === null ? this.steps : Math.max(1, study.steps || this.steps));
   }
@@ -141,7 +147,9 @@ class Playground {
       this.frame.changed(`There is room for ${MOST_POINTS} points.`);
       return;
     }
-    this.edit(`A new point at ${number(x, 1)}`, () => points.push({ x, y, left: false }));
+    this.edit(`A new point at ${number(x, 1)}`, () => {
+      points.push({ x: rounded(x), y: rounded(y), left: false });
+    });
     this.chosen = points.length - 1;
     this.frame.redraw(true);
   }
@@ -158,7 +166,9 @@ class Playground {
 
   move(i, x, y, done) {
     const point = this.study.points[i];
-    this.edit(`Point ${i + 1} moved`, () => Object.assign(point, { x, y }));
+    this.edit(`Point ${i + 1} moved`, () => {
+      Object.assign(point, { x: rounded(x), y: rounded(y) });
+    });
     this.frame.redraw(done);
   }
 

@@ -20,7 +20,8 @@ export class Frame {
    *   controls  by key: { label, values, initial, text, title } makes a slider over the values,
    *             { label, options: { value: words }, initial } a choice
    *   state     more that belongs into the address: { key: { read(text), write() -> text } }
-   *   change(key)       a control was moved; recompute, then call `redraw(true)`
+   *   change(key, told) a control was moved: recompute, it is drawn afterwards; at the start key is
+   *             null and `told` what the address says
    *   draw()            bring the picture up to date
    *   player            { advance(seconds) -> whether to go on, step(), reset() } for the buttons
    */
@@ -43,7 +44,7 @@ export class Frame {
       if (key in this.what.controls) this._choose(key, text);
       else this.what.state[key]?.read(text);
     }
-    this.what.change(null);
+    this.what.change(null, told);
     this.redraw(true);
     this._watch();
     if (isAddressed(this.what.name)) this.root.scrollIntoView({ block: "nearest" });

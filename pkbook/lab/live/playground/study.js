@@ -11,7 +11,12 @@ const STEEP = 2, SPREAD = 4;
 const GRID = Float64Array.from({ length: 97 }, (_, i) => -3 + i / 16);
 
 const even = (n) => Array.from({ length: n }, (_, i) => -2.7 + (5.4 * i) / (n - 1));
-const points = (xs, f) => xs.map((x) => ({ x, y: f(x), left: false }));
+
+/** Positions are kept to a hundredth, as the address writes them. */
+export const rounded = (value) => Math.round(100 * value) / 100;
+
+const point = (x, y) => ({ x: rounded(x), y: rounded(y), left: false });
+const points = (xs, f) => xs.map((x) => point(x, f(x)));
 
 /** The data sets, fresh at every call. */
 export const DATA = {
@@ -20,7 +25,7 @@ export const DATA = {
   bump: { words: "bump", make: () => points(even(11), (x) => 1.8 * Math.exp(-x * x) - 0.8) },
   outlier: {
     words: "line with an outlier",
-    make: () => points(even(9), (x) => 0.35 * x).concat([{ x: 1, y: -1.2, left: false }]),
+    make: () => points(even(9), (x) => 0.35 * x).concat([point(1, -1.2)]),
   },
   gap: { words: "two groups", make: () => points([-2.6, -2.2, -1.8, -1.4, 1.5, 2, 2.5], Math.sin) },
 };
