@@ -1,4 +1,4 @@
-"""Pictures that answer to sliders: live in JupyterLab, a flipbook on the page."""
+"""Pictures that answer to sliders: computed in the page, or a flipbook of drawn frames."""
 
 from pkbook.lab.explorers.adversarial_rates import adversarial_rates
 from pkbook.lab.explorers.alignment import alignment
@@ -17,11 +17,13 @@ from pkbook.lab.explorers.sample_weight import sample_weight
 from pkbook.lab.explorers.shifted_copies import shifted_copies
 from pkbook.lab.explorers.step_average import step_average
 from pkbook.lab.explorers.turned_pictures import turned_pictures
+from pkbook.lab.live import Live
 
 __all__ = [
     "Control",
     "Explorer",
     "Frame",
+    "Live",
     "adversarial_rates",
     "alignment",
     "ellipses",

@@ -18,6 +18,7 @@ _IMPORT = re.compile(r'^import \{([^}]*)\} from "(\.[^"]+)";$', re.MULTILINE)
 _PASSED_ON = re.compile(r'^export \{([^}]*)\} from "(\.[^"]+)";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:function|class|const) (\w+))", re.MULTILINE)
 _ANY = re.compile(r"^\s*(?:import|export)\b.*|\bimport\(.*", re.MULTILINE)
+_SEVERAL = re.compile(r"^export const [^;\n]*, \w+ = .*", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*(?:/\*\*.*?\*/|//[^\n]*)\s*?$", re.MULTILINE | re.DOTALL)
 
 
@@ -65,12 +66,13 @@ def as_function(name: str) -> str:
         )
 
     text = _COMMENT.sub("", source(name))
+    several = _SEVERAL.search(text)
     exported = [match[1] for match in _EXPORT.finditer(text)]
     text = _EXPORT.sub("", _PASSED_ON.sub(passed_on, _IMPORT.sub(taken, text)))
-    if odd := _ANY.search(text):
+    if odd := several or _ANY.search(text):
         raise ValueError(
-            f'{name}: imports must read import {{ a, b }} from "./c.js"; and exports export '
-            f"function, class or const, got {odd[0].strip()!r}"
+            f'{name}: imports must read import {{ a, b }} from "./c.js"; and exports must be one '
+            f"function, class or const each, got {odd[0].strip()!r}"
         )
     lines = (line.strip() for line in text.splitlines())
     body = "\n".join(line for line in lines if line)

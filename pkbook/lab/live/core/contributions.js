@@ -57,20 +57,20 @@ function answer(network, theta, x, row, a) {
   return f.reduce((sum, value, c) => sum + a[c] * value, 0);
 }
 
-/** Adds what the samples of step s did to `told`. */
-function share(run, s, u, told, tools) {
-  const { network, loss, data, weights } = run, { batch } = run.steps[s], theta = run.parameters[s];
+/** Adds what the samples of step s did to `told`; what they had inside was kept in training. */
+function share(run, s, u, told) {
+  const { network, data, weights } = run, { width: H, outputs: C } = network;
+  const { batch, hidden, slopes } = run.steps[s];
   const bin = Math.floor((s * told.bins) / run.steps.length);
-  for (const i of batch) {
-    network.readout(theta, network.hidden(theta, data.x, i, tools.h), tools.f);
-    loss.sensitivity(tools.f, data.y, i, tools.a);
-    const [first, last] = network.alongGradient(theta, data.x, i, tools.h, tools.a, u);
+  batch.forEach((i, at) => {
+    const h = hidden.subarray(at * H, (at + 1) * H), a = slopes.subarray(at * C, (at + 1) * C);
+    const [first, last] = network.alongGradient(run.parameters[s], data.x, i, h, a, u);
     const factor = -(weights ? weights[i] : 1) / batch.length;
     told.parts[i] += factor * (first + last);
     told.byLayer[2 * i] += factor * first;
     told.byLayer[2 * i + 1] += factor * last;
     told.byTime[i * told.bins + bin] += factor * (first + last);
-  }
+  });
 }
 
 /**
@@ -92,10 +92,6 @@ export function contributions(run, x, { row = 0, direction, rule = GAUSS[3], bin
     initial: answer(network, parameters[0], x, row, a),
     final: answer(network, run.theta, x, row, a),
   };
-  const tools = {
-    h: new Float64Array(network.width), f: new Float64Array(network.outputs),
-    a: new Float64Array(network.outputs),
-  };
   const phi = new Float64Array(P), p = new Float64Array(P), u = new Float64Array(P);
   for (let s = steps.length - 1; s >= 0; s--) {
     const { coefficients } = steps[s];
@@ -104,7 +100,7 @@ export function contributions(run, x, { row = 0, direction, rule = GAUSS[3], bin
     if (coefficients.shrink) {
       for (let k = 0; k < P; k++) told.other -= coefficients.shrink * phi[k] * parameters[s][k];
     }
-    share(run, s, u, told, tools);
+    share(run, s, u, told);
   }
   told.explained = told.parts.reduce((sum, part) => sum + part, told.other);
   const change = told.final - told.initial;

@@ -21,10 +21,8 @@ export class Run {
     this.optimizer = new Optimizer(optimizer, settings, network.size);
     this.theta = Float64Array.from(start);
     this.parameters = [Float64Array.from(start)]; // theta_0 ... theta_K
-    this.steps = []; // { batch, coefficients } of each step
-    this.h = new Float64Array(network.width);
+    this.steps = []; // { batch, hidden [B * H], slopes [B * C], coefficients } of each step
     this.f = new Float64Array(network.outputs);
-    this.a = new Float64Array(network.outputs);
     this.g = new Float64Array(network.size);
   }
 
@@ -33,25 +31,27 @@ export class Run {
     return this.optimizer.k;
   }
 
-  /** The gradient of the batch, in `this.g`. */
+  /** The gradient of the batch in `this.g`; also the hidden values and the sensitivities l'. */
   gradient(batch) {
-    const { network, loss, data, theta, h, f, a, g } = this;
+    const { network, loss, data, theta, f, g } = this, { width: H, outputs: C } = network;
+    const hidden = new Float64Array(batch.length * H), slopes = new Float64Array(batch.length * C);
     g.fill(0);
-    for (const i of batch) {
+    batch.forEach((i, at) => {
       const weight = this.weights ? this.weights[i] : 1;
-      if (weight === 0) continue;
+      if (weight === 0) return;
+      const h = hidden.subarray(at * H, (at + 1) * H), a = slopes.subarray(at * C, (at + 1) * C);
       network.readout(theta, network.hidden(theta, data.x, i, h), f);
       loss.sensitivity(f, data.y, i, a);
       network.addGradient(theta, data.x, i, h, a, weight / batch.length, g);
-    }
-    return g;
+    });
+    return { hidden, slopes };
   }
 
   /** One step on the samples `batch`. */
   step(batch) {
-    const coefficients = this.optimizer.step(this.theta, this.gradient(batch));
+    const kept = this.gradient(batch), coefficients = this.optimizer.step(this.theta, this.g);
     if (this.record) {
-      this.steps.push({ batch, coefficients });
+      this.steps.push({ batch, ...kept, coefficients });
       this.parameters.push(Float64Array.from(this.theta));
     }
     return this;
@@ -59,11 +59,10 @@ export class Run {
 
   /** L(theta) over all samples, at the present parameters or at others. */
   risk(theta = this.theta) {
-    const { network, loss, data, h, f } = this;
+    const { network, loss, data } = this, C = network.outputs, all = network.values(theta, data.x);
     let sum = 0;
     for (let i = 0; i < data.n; i++) {
-      network.readout(theta, network.hidden(theta, data.x, i, h), f);
-      sum += loss.value(f, data.y, i);
+      sum += loss.value(all.subarray(i * C, (i + 1) * C), data.y, i);
     }
     return sum / data.n;
   }
