@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import serve
+from checks import dead_sliders
 from playwright.sync_api import Browser, Locator, Page
 
 from pkbook.lab.explorers import playground
@@ -17,7 +18,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Two 
 html {{ color-scheme: light dark }}
 body {{ margin: 16px; font-family: sans-serif; background: #fff; color: #222832 }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #121212; color: #ced6dd }} }}
-</style></head><body><main><h1>Playgrounds</h1>{}<div style="height: 2000px"></div></main></body>"""
+</style></head><body><main class="bd-content"><h1>Playgrounds</h1>{}
+<div style="height: 2000px"></div></main></body>"""
 NUMBER = r"[+\N{MINUS SIGN}]?\d+\.\d+"
 
 
@@ -25,7 +27,7 @@ NUMBER = r"[+\N{MINUS SIGN}]?\d+\.\d+"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One page with one playground, one with two of them."""
     folder = tmp_path_factory.mktemp("playground")
-    one = playground().html()
+    one = f'<div class="cell_output">{playground().html()}</div>'
     told = "{&quot;optimizer&quot;: &quot;adam&quot;, &quot;data&quot;: &quot;step&quot;}"
     other = one.replace('data-settings="{}"', f'data-settings="{told}"')
     assert other != one
@@ -126,6 +128,13 @@ def test_keys_move_query_sliders_and_points(page: Page) -> None:
     page.keyboard.press("PageDown")
     assert handle(page, "training point 8").evaluate("n => n === document.activeElement")
     assert page.locator(".pk-handle.pk-point[tabindex='0']").count() == 1  # one tab stop for all
+
+
+def test_no_slider_is_dead(page: Page) -> None:
+    """The site's own check, also where the largest learning rate has blown the training up."""
+    assert dead_sliders(page) == []
+    page.get_by_label("optimizer").select_option("momentum")
+    assert dead_sliders(page) == []
 
 
 def test_a_point_left_out_is_compared_with_a_real_training(page: Page) -> None:

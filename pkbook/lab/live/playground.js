@@ -28,8 +28,7 @@ const CONTROLS = {
   seed: { label: "seed", values: [0, 1, 2, 3, 4, 5, 6, 7], initial: 0 },
 };
 const LEAD =
-  "Drag the diamond. Each bar is what one training point did to the network's answer there; " +
-  "together the bars are all that training did to it.";
+  "Drag the diamond: each bar is what one training point did to the answer there.";
 const SPEED = 60; // steps a second
 
 class Playground {
@@ -179,10 +178,12 @@ class Playground {
   }
 
   draw() {
-    const { frame, study, picture, query, chosen } = this;
+    const { frame, study, picture, query, chosen } = this, { values } = frame;
     if (study.diverged) {
       frame.caption(
-        `Training left every bound after ${study.steps} steps. Take a smaller learning rate.`,
+        `Learning rate ${values.lr}, momentum ${values.momentum}, batch size ${values.batch}, width ` +
+          `${values.width}, seed ${values.seed}: training left every bound after ${study.steps} ` +
+          "steps. Take a smaller learning rate.",
       );
       this.compared.textContent = "";
       return;

@@ -63,6 +63,7 @@ export class Frame {
     if (player) this._player(player);
     this.inputs = {};
     for (const [key, control] of Object.entries(controls)) this._control(key, control);
+    this.root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys wait
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", label);
     this.below = element("div", { class: "pk-below" }, this.buttons, this.words);

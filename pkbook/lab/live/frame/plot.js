@@ -8,7 +8,7 @@
 import { drawn, element, number } from "./elements.js";
 import { Handle } from "./handle.js";
 
-const LEFT = 38, RIGHT = 10, TITLE = 21, GAP = 8, AXIS = 34;
+const LEFT = 38, RIGHT = 16, TITLE = 21, GAP = 8, AXIS = 34;
 let plots = 0;
 
 /** Ticks at 1, 2 or 5 times a power of ten, about `wanted` of them. */
@@ -227,7 +227,7 @@ export class Plot {
     const [panel, node] = this._mark(name, key, "text", style, again);
     const at = this.across(x), right = at > this.inner * 0.7;
     node.setAttribute("x", at + (right ? -12 : 12));
-    node.setAttribute("y", Math.min(panel.height - 5, Math.max(14, this.down(panel, y) - 8)));
+    node.setAttribute("y", Math.min(panel.height - 5, Math.max(14, this.down(panel, y) - 14)));
     node.setAttribute("text-anchor", right ? "end" : "start");
     node.textContent = words;
   }
