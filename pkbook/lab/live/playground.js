@@ -2,7 +2,8 @@
  * The playground: a small network is trained in the page, and its answer at a query taken apart.
  *
  * Above the fit, in the middle the normalised kernel with the query, below one bar a training
- * point: its contribution. A diamond on the bar is what its presence is worth, by training again without.
+ * point: its contribution. A diamond on the bar is what its presence is worth, by training again
+ * without.
  */
 import { Frame, number, signed, element } from "./frame.js";
 import { Picture } from "./playground/picture.js";
@@ -181,9 +182,9 @@ class Playground {
     const { frame, study, picture, query, chosen } = this, { values } = frame;
     if (study.diverged) {
       frame.caption(
-        `Learning rate ${values.lr}, momentum ${values.momentum}, batch size ${values.batch}, width ` +
-          `${values.width}, seed ${values.seed}: training left every bound after ${study.steps} ` +
-          "steps. Take a smaller learning rate.",
+        `Learning rate ${values.lr}, momentum ${values.momentum}, batch size ${values.batch}, ` +
+          `width ${values.width}, seed ${values.seed}: training left every bound after ` +
+          `${study.steps} steps. Take a smaller learning rate.`,
       );
       this.compared.textContent = "";
       return;
@@ -246,9 +247,9 @@ class Playground {
     const { told, query, study, chosen, frame, moved } = this;
     const change = told.final - told.initial;
     frame.caption(
-      `After ${study.steps} steps the answer at ${number(query)} is ${number(told.final)}; it was ` +
-        `${number(told.initial)} before training. The points pushed it by ${signed(told.up)} and ` +
-        `${signed(told.down)}, in all ${signed(change - told.other)}.` +
+      `After ${study.steps} steps the answer at ${number(query)} is ${number(told.final)}; ` +
+        `it was ${number(told.initial)} before training. The points pushed it by ` +
+        `${signed(told.up)} and ${signed(told.down)}, in all ${signed(change - told.other)}.` +
         (moved && Number.isFinite(moved.before)
           ? ` ${moved.what}: the answer was ${number(moved.before)} before.` : ""),
     );
