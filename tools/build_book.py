@@ -23,6 +23,7 @@ import yaml
 from claims_made import all_claims, hide_data
 from execute import STALL, NotebookChanged, Outcome, execute_all, executed_copy
 from filelock import FileLock
+from shared_scripts import share_scripts
 from vendor import AssetsUnavailable, ensure_assets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -247,6 +248,7 @@ def build(root: Path, jobs: int = 2, stall: float = STALL, strict: bool = False)
         stage_sources(root, stage, executed | unexecuted, assets)
         fill_results(root, stage, executed, unexecuted)
         hide_data(stage, executed)
+        share_scripts(stage)
         build_html(root, stage).replace(output / "html")
         shutil.rmtree(stage)
     return Built(output / "html", failed, missed, len(claims))

@@ -104,7 +104,7 @@ SHOWN = """slider => {
 def dead_sliders(page: Page) -> list[str]:
     """Sliders that the arrow keys do not move, or that show the same at both ends."""
     problems = []
-    for slider in page.query_selector_all(".bd-content input[type=range]"):
+    for slider in page.query_selector_all(".bd-content input[type=range]:enabled"):
         name = slider.get_attribute("id") or slider.get_attribute("aria-label") or "unnamed"
         slider.focus()
         seen = []

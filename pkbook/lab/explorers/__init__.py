@@ -1,4 +1,4 @@
-"""Pictures that answer to sliders: live in JupyterLab, a flipbook on the page."""
+"""Pictures that answer to sliders: computed in the page, or a flipbook of drawn frames."""
 
 from pkbook.lab.explorers.adversarial_rates import adversarial_rates
 from pkbook.lab.explorers.alignment import alignment
@@ -12,15 +12,18 @@ from pkbook.lab.explorers.noise_levels import noise_levels
 from pkbook.lab.explorers.null_space import null_space
 from pkbook.lab.explorers.optimizer_paths import optimizer_paths
 from pkbook.lab.explorers.outside_bias import outside_bias
+from pkbook.lab.explorers.playground import playground
 from pkbook.lab.explorers.sample_weight import sample_weight
 from pkbook.lab.explorers.shifted_copies import shifted_copies
 from pkbook.lab.explorers.step_average import step_average
 from pkbook.lab.explorers.turned_pictures import turned_pictures
+from pkbook.lab.live import Live
 
 __all__ = [
     "Control",
     "Explorer",
     "Frame",
+    "Live",
     "adversarial_rates",
     "alignment",
     "ellipses",
@@ -31,6 +34,7 @@ __all__ = [
     "null_space",
     "optimizer_paths",
     "outside_bias",
+    "playground",
     "sample_weight",
     "shifted_copies",
     "step_average",
