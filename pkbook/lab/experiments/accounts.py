@@ -10,14 +10,12 @@ and it is asked which number finds them.
 
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pkbook.basics.files import read_checked, write_checked
@@ -25,7 +23,6 @@ from pkbook.evaluation import answers, linear_datamodeling_score, mislabelled, s
 from pkbook.interpolation.influence import influence
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.self_influence import self_influence
-from pkbook.interpolation.trajectory import Trajectory
 from pkbook.kernels import of
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
@@ -38,17 +35,10 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.parts.other_accounts import OTHERS, Study
-from pkbook.problems import data, losses
-from pkbook.problems.models.building import activations, initialised, named
-from pkbook.runs.recording import batches
+from pkbook.lab.experiments.parts.small_digits import OPTIMIZERS, Training, accuracy, digits
+from pkbook.problems import losses
 from pkbook.runs.retraining import retrained
 
-OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, float]]] = {
-    "SGD": (torch.optim.SGD, {"lr": 0.3}),
-    "momentum": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
-    "AdamW": (torch.optim.AdamW, {"lr": 5e-3}),
-}
-PIXELS = 0.13, 0.28  # mean and standard deviation of the training digits
 LITTLE, HALF = 0.05, 0.5  # shares left out that C22 and C23 speak of
 OURS = "contributions", "influence"
 PRESENT = tuple(name for name in OTHERS if name != "EK-FAC influence")
@@ -94,13 +84,17 @@ class Config(Settings):
         "seeds": (0, 1, 2),
     }
 
+    def training(self, optimizer: str, seed: int) -> Training:
+        """One of the trainings."""
+        return Training(optimizer, self.activation, self.epochs, self.batch, seed)
+
     def check_together(self) -> None:
         if missing := {LITTLE, HALF} - set(self.left_out):
             raise ValueError(
                 f"left_out must hold {LITTLE} and {HALF}, got {self.left_out}; add {missing}"
             )
-        if "Gauss-Newton influence" not in self.others:
-            raise ValueError(f"others must hold 'Gauss-Newton influence', got {self.others}")
+        if missing := {"Gauss-Newton influence", "pixels"} - set(self.others):
+            raise ValueError(f"others must hold {missing}, got {self.others}")
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -141,36 +135,6 @@ class Result:
         rows = self.weights[share]
         pairs = zip(scores, answers, strict=True)
         return [linear_datamodeling_score(a, rows, b, bootstrap=100).value for a, b in pairs]
-
-
-def network(activation: str, seed: int) -> nn.Sequential:
-    """A small convolutional network for digits of 14 x 14 pixels, 2,698 parameters."""
-    sigma = named("activation", activation, activations)
-    with initialised(seed):
-        return nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), sigma(), nn.AvgPool2d(2),
-            nn.Conv2d(8, 16, 3, padding=1), sigma(), nn.AvgPool2d(2),
-            nn.Flatten(), nn.Linear(16 * 3 * 3, 10),
-        )  # fmt: skip
-
-
-def digits(split: str, count: int) -> data.Samples:
-    """Digits of 14 x 14 pixels, as many of each class, of mean 0 and size 1; always the same."""
-    draw = torch.Generator().manual_seed(0)
-    x, y = data.mnist(split, per_class=count // 10, generator=draw)
-    order = torch.randperm(len(x), generator=draw)
-    return data.Samples((F.avg_pool2d(x, 2)[order] - PIXELS[0]) / PIXELS[1], y[order])
-
-
-def train(config: Config, optimizer: str, seed: int, x: Tensor, y: Tensor) -> Trajectory:
-    """One recorded training."""
-    model = network(config.activation, seed).to(x.device)
-    make, options = OPTIMIZERS[optimizer]
-    recorded = Trajectory(model, losses.cross_entropy, make(model.parameters(), **options), (x, y))
-    steps = config.epochs * config.epoch
-    for batch in batches(len(x), size=config.batch, steps=steps, seed=seed):
-        recorded.step(batch)
-    return recorded
 
 
 def account(study: Study, name: str) -> Tensor:
@@ -221,7 +185,7 @@ def suspects(config: Config, optimizer: str, seed: int, x: Tensor, y: Tensor) ->
     other = torch.randint(1, 10, (len(wrong),), generator=draw)
     labels = y.clone()
     labels[wrong] = (labels[wrong] + other.to(y)) % 10
-    recorded = train(config, optimizer, seed, x, labels)
+    recorded = config.training(optimizer, seed).on(x, labels)
     with torch.no_grad():
         stops = range(0, len(recorded) + 1, config.epoch)
         path = [losses.cross_entropy(recorded.model_at(k)(x), labels) for k in stops]
@@ -245,10 +209,10 @@ def one_run(
     x, y = (t.to(device) for t in digits("train", config.samples))
     q, labels = (t.to(device) for t in digits("test", config.queries))
     begun = time.process_time()
-    recorded = train(config, optimizer, seed, x, y)
+    training = config.training(optimizer, seed)
+    recorded = training.on(x, y)
     out = {"seconds, training": torch.tensor(time.process_time() - begun)}
-    rate = OPTIMIZERS[optimizer][1]["lr"]
-    study = Study(recorded, x, y, q, labels, config.epoch, rate, seed)
+    study = Study(recorded, x, y, q, labels, config.epoch, training.rate, seed)
     scores = {}
     for name in config.accounts:
         begun = time.process_time()
@@ -258,14 +222,8 @@ def one_run(
     out |= {f"scores, {name}": found for name, found in scores.items()}
     out |= {f"lost, {name}": found for name, found in removals(config, study, scores).items()}
     out |= {f"found, {name}": v for name, v in suspects(config, optimizer, seed, x, y).items()}
-    return out | {"answers": torch.stack(again), "accuracy": accuracy(study.end, device)}
-
-
-def accuracy(model: nn.Module, device: torch.device | str) -> Tensor:
-    """On 500 test digits."""
-    x, truth = digits("test", 500)
-    with torch.no_grad():
-        return (model(x.to(device)).argmax(1).cpu() == truth).double().mean()
+    out |= {"answers": torch.stack(again), "accuracy": accuracy(study.end, device)}
+    return {key: v.clone(memory_format=torch.contiguous_format) for key, v in out.items()}
 
 
 def weights(config: Config) -> Tensor:
@@ -316,7 +274,9 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
         lost = {key: v.mean(1) for key, v in result.named(name, "lost").items() if v.ndim == 2}
         chance = result.named(name, "lost")["at random"].mean((1, 2))
         pushed, needed = (lost[account] for account in OURS)
-        told["C24"][setting] = by_seed("C24", [needed - chance, pushed - chance, needed, pushed])
+        told["C24"][setting] = by_seed(
+            "C24", [needed - chance, pushed - chance, needed, pushed, lost["pixels"]]
+        )
         told["C25"][setting] = by_seed("C25", _suspected(result, name))
     return told
 
@@ -333,3 +293,31 @@ def _suspected(result: Result, optimizer: str) -> list[Tensor]:
     auroc = {name: v[:, 0] for name, v in result.named(optimizer, "found").items()}
     path, own = auroc["mean loss on the way"], auroc["own contribution"]
     return [path, path - own, own, auroc["loss at the end"]]
+
+
+def table(result: Result) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Optimizer, account, number: a value for each seed; what the chapter shows of a full run."""
+    told: dict = {}
+    shares = list(enumerate(result.config.left_out))
+    for name in result.config.optimizers:
+        chance = result.named(name, "lost")["at random"].mean((1, 2))
+        told[name] = {}
+        for one in result.config.accounts:
+            rows = {f"{share:g} left out": result.judged(name, one, k) for k, share in shares}
+            if len(result.config.seeds) > 1:
+                other = {f"{s:g} left out, another seed": result.judged(name, one, k, 1)
+                         for k, s in shares}  # fmt: skip
+                rows |= other
+            rows["lost"] = result.numbers[name][f"lost, {one}"].mean(1).tolist()
+            rows["seconds"] = result.numbers[name][f"seconds, {one}"].tolist()
+            told[name][one] = rows
+        told[name]["by chance"] = {"lost": chance.tolist()}
+        numbers = result.numbers[name]
+        told[name]["training"] = {
+            "seconds": numbers["seconds, training"].tolist(),
+            "accuracy": numbers["accuracy"].tolist(),
+        }
+        for one, found in result.named(name, "found").items():
+            auroc, precision = found.T.tolist()
+            told[name][f"wrong labels, {one}"] = {"auroc": auroc, "precision": precision}
+    return told

@@ -5,10 +5,12 @@
 A module of `pkbook.experiments` takes part with ``Config`` (``quick()`` and ``full()``),
 ``run(config, device=, folder=, progress=)``, ``findings(result)`` giving
 ``{id: {setting: numbers}}`` and ``figures(result)`` giving ``{name: Figure}``; the last may stand
-in the module of the same name in ``figures``.
+in the module of the same name in ``figures``.  ``table(result)``, where there is one, is kept as
+``NAME.PRESET.json`` for the chapter.
 """
 
 import argparse
+import json
 import sys
 import time
 from importlib import import_module
@@ -18,6 +20,7 @@ from types import ModuleType
 
 import torch
 
+from pkbook.basics.files import write_whole
 from pkbook.lab.experiments.machinery.claims import CLAIMS, claim
 from pkbook.lab.experiments.machinery.results import PRESETS, Finding, as_text
 from pkbook.lab.plots.inline import close, png
@@ -99,6 +102,9 @@ def run_one(
     for name, figure in _drawings(module).figures(result).items():
         (folder / f"{name}.png").write_bytes(png(figure))
         close(figure)
+    if hasattr(experiment, "table"):  # more numbers than the results page has room for
+        numbers = json.dumps(experiment.table(result), indent=1)
+        write_whole(out / f"{module}.{preset}.json", f"{numbers}\n".encode())
     found = []
     for id, settings in experiment.findings(result).items():
         made_by = f"python -m pkbook.experiments {id} --preset {preset}"

@@ -78,6 +78,7 @@ INFLUENCE_CLAIMS = (
             Criterion("log-odds lost, by contributions less by chance"),
             Criterion("log-odds lost, by influence"),
             Criterion("log-odds lost, by contributions"),
+            Criterion("log-odds lost, by the cosine of the pictures"),
         ),
         "accounts",
     ),
