@@ -125,7 +125,7 @@ def representer(study: Study) -> Tensor:
     h, q = (last_features(study.end, x).double() for x in (study.x, study.queries))
     w = torch.zeros(h.shape[1], 10, dtype=h.dtype, requires_grad=True)
     search = torch.optim.LBFGS(
-        [w], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+        [w], max_iter=500, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def value() -> Tensor:
