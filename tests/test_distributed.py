@@ -39,7 +39,7 @@ def run(request, tmp_path_factory):
         )
         for rank in range(world)
     ]
-    ended = [process.communicate(timeout=90)[1] for process in started]
+    ended = [process.communicate(timeout=600)[1] for process in started]
     assert [process.returncode for process in started] == [0] * world, "\n".join(ended)
     results = [load_file(folder / f"{rank}.safetensors") for rank in range(world)]
     messages = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
