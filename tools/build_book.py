@@ -23,6 +23,7 @@ import yaml
 from claims_made import all_claims, hide_data
 from execute import STALL, NotebookChanged, Outcome, execute_all, executed_copy
 from filelock import FileLock
+from finish_site import finish
 from vendor import AssetsUnavailable, ensure_assets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -247,7 +248,10 @@ def build(root: Path, jobs: int = 2, stall: float = STALL, strict: bool = False)
         stage_sources(root, stage, executed | unexecuted, assets)
         fill_results(root, stage, executed, unexecuted)
         hide_data(stage, executed)
-        build_html(root, stage).replace(output / "html")
+        html = build_html(root, stage)
+        for told in finish(html, root / "node_modules" / "mathjax" / "es5"):
+            say(f"!! {told}")
+        html.replace(output / "html")
         shutil.rmtree(stage)
     return Built(output / "html", failed, missed, len(claims))
 
