@@ -162,6 +162,7 @@ def test_fonts_hold_the_glyphs_in_use_and_little_else(drawn: mathematics.Mathema
         assert f"font-family:{family};" in drawn.fonts
     assert "MJXTEX-FR" not in drawn.fonts
     assert len(drawn.fonts) < 60_000
+    assert "mjx-math {\n  font-family: MJXZERO, MJXTEX;" in drawn.rules
 
 
 def test_a_formula_in_error_is_not_hidden(drawn: mathematics.Mathematics) -> None:

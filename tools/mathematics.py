@@ -93,10 +93,12 @@ def split_fonts(css: str, markup: str, mathjax: Path) -> tuple[str, str]:
     for found in FACE.finditer(css):
         family = found["family"]
         if family in wanted:
-            font = subset(folder / found["file"], glyphs.get(family, set()) | glyphs[""])
+            font = (folder / found["file"]).read_bytes()
+            if family != "MJXZERO":  # that one is empty, and meant to be
+                font = subset(folder / found["file"], glyphs.get(family, set()) | glyphs[""])
             source = f'url("data:font/woff;base64,{base64.b64encode(font).decode()}")'
             faces.append(f"@font-face{{font-family:{family};src:{source} format('woff')}}")
-    return rules + CONTAINER, "\n".join(faces)
+    return rules.replace(".MJX-TEX", "mjx-math") + CONTAINER, "\n".join(faces)
 
 
 def glyphs_by_font(rules: str) -> dict[str, set[str]]:

@@ -15,7 +15,7 @@ SHAPE = re.compile(
     r'(?:"(?P<name>[a-z0-9-]+)"|(?P<bare>[a-z0-9]+)):\[(?P<width>\d+),(?P<height>\d+),'
     r'\[(?P<others>[^\]]*)\],"(?P<code>[0-9a-f]+)","(?P<path>[^"]+)"\]'
 )
-ELEMENT = re.compile(r'<i class="(?P<classes>[^"]*\bfa-[^"]*)"(?P<rest>[^>]*)></i>')
+ELEMENT = re.compile(r'<(i|span) class="(?P<classes>[^"]*\bfa-[^"]*)"(?P<rest>[^>]*)></\1>')
 STYLES = {"fa-solid", "fa-regular", "fas", "far", "fab", "fa"}
 VARIABLE = re.compile(r'(--pst-[a-z-]+):\s*"(?:\\([0-9a-f]{4})|([\ue000-\uf8ff]))"')
 CONTENT = re.compile(r"content:\s*var\((--pst-(?:icon|breadcrumb)[a-z-]*)\)")
