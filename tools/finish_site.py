@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mathematics
+import page_facts
+import page_figures
 import page_icons
 import page_sections
 import page_styles
+from page_facts import Facts
 from page_icons import Shape
 
 SHEET = re.compile(r'\s*<link[^>]*\bhref="(?P<href>[^"?]*\.css)[^"]*"[^>]*/?>')
@@ -55,8 +58,9 @@ class Site:
             path.write_text(text, encoding="utf8")
 
 
-def finish(folder: Path, mathjax: Path) -> list[str]:
+def finish(folder: Path, mathjax: Path, facts: Facts | None = None) -> list[str]:
     """Finish the site in place; returns what could not be done, in sentences."""
+    facts = facts or Facts()
     site, left = Site(folder), []
     try:
         drawn = draw_mathematics(site, mathjax)
@@ -68,11 +72,16 @@ def finish(folder: Path, mathjax: Path) -> list[str]:
                 site.pages[path] = mathematics.put_in(text, {})
     shapes = page_icons.shapes_of(site.static / "scripts" / "fontawesome.js")
     for path, text in site.pages.items():
-        text = page_sections.with_heights(page_icons.inline_icons(text, shapes))
+        name = path.relative_to(folder).as_posix()
+        text = page_figures.with_captions(page_icons.inline_icons(text, shapes))
+        text = page_facts.with_times(text, name.removesuffix(".html"), facts)
+        text = page_facts.with_head(text, name, facts)
+        text = page_sections.with_heights(text)
         site.pages[path] = light_scripts(text, path.name, site)
     inline_styles(site, shapes, drawn)
     leave_widths_alone(site.static / "scripts" / "pydata-sphinx-theme.js")
     site.write()
+    page_facts.write_missing_page(folder, facts)
     clear(site)
     return left
 
