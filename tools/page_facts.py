@@ -56,10 +56,8 @@ def description_of(text: str) -> str:
     found = re.search(r"<p>(.*?)</p>", article[1], re.DOTALL) if article else None
     if not found:
         return ""
-    seen = re.sub(r"<mjx-assistive-mml.*?</mjx-assistive-mml>", "", found[1], flags=re.DOTALL)
-    spoken = re.sub(r"<mjx-container.*?<math>(.*?)</math>.*?</mjx-container>", r"\1", found[1],
-                    flags=re.DOTALL)  # fmt: skip
-    plain = html.unescape(re.sub(r"<[^>]*>", "", spoken or seen))
+    spoken = re.sub(r"<mjx-math.*?</mjx-math>", "", found[1], flags=re.DOTALL)  # MathML is left
+    plain = html.unescape(re.sub(r"<[^>]*>", "", spoken))
     plain = " ".join(plain.split())
     if len(plain) <= LONGEST:
         return plain
@@ -75,9 +73,14 @@ def with_head(text: str, path: str, facts: Facts) -> str:
         return text
     name = html.unescape(title[1]).strip().removesuffix(f" — {facts.title}")
     base = f"{facts.address.rstrip('/')}/" if facts.address else "../" * path.count("/")
-    fields = {"og:title": name, "og:description": told, "og:type": "article",
-              "og:site_name": facts.title, "og:image": f"{base}_static/social-card.png",
-              "og:image:alt": f"{facts.title}: every answer is a sum over the training samples."}  # fmt: skip
+    fields = {
+        "og:title": name,
+        "og:description": told,
+        "og:type": "article",
+        "og:site_name": facts.title,
+        "og:image": f"{base}_static/social-card.png",
+        "og:image:alt": f"{facts.title}: every answer is a sum over the training samples.",
+    }
     if facts.address:
         fields["og:url"] = base + path
     lines = [f'<meta name="description" content="{html.escape(told)}">']
@@ -87,14 +90,15 @@ def with_head(text: str, path: str, facts: Facts) -> str:
 
 
 def write_missing_page(folder: Path, facts: Facts) -> None:
-    """404.html, which a server shows for any address it does not know; so it needs no other file."""
+    """404.html, which a server shows for any address that it does not know; it is all one file."""
     start = f"{facts.address.rstrip('/')}/" if facts.address else "/"
     (folder / "404.html").write_text(MISSING.format(title=facts.title, start=start), "utf8")
 
 
 MISSING = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>No such page — {title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
 <style>:root{{color-scheme:light dark}}body{{font:1.1rem/1.6 system-ui,sans-serif;max-width:36rem;
 margin:15vh auto;padding:0 1rem}}</style></head><body><main><h1>There is no such page</h1>
 <p>The book has no page at this address. It may have moved when a chapter was renamed.</p>

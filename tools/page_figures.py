@@ -11,18 +11,12 @@ import html
 import re
 
 CHAPTER = re.compile(r'<h1>(?:<span class="section-number">(?P<number>\d+)[^<]*</span>)?')
-FIGURE = re.compile(
+FLIPBOOK = r'<div class="pk-flipbook" role="group" aria-label="Explorer: (?P<name>[^"]*)">.*?</script></div>'
+FIGURE = (
     r'(?P<scroller><div class="pk-scroll"[^>]*>)?'
-    r'<svg class="pk-figure"[^>]*? aria-label="(?P<alt>[^"]*)"(?:(?!</svg>).)*</svg>'
-    r"(?(scroller)</div>)",
-    re.DOTALL,
+    r'<svg class="pk-figure"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>(?(scroller)</div>)'
 )
-FLIPBOOK = re.compile(
-    r'<div class="pk-flipbook" role="group" aria-label="(?P<alt>[^"]*)">.*?</script></div>',
-    re.DOTALL,
-)
-EITHER = re.compile(f"(?P<book>{FLIPBOOK.pattern.replace('?P<alt>', '?P<name>')})|"
-                    f"(?P<figure>{FIGURE.pattern})", re.DOTALL)  # fmt: skip
+EITHER = re.compile(f"{FLIPBOOK}|{FIGURE}", re.DOTALL)
 SHORT = 40  # characters; a first sentence below that is given its second
 
 
@@ -45,10 +39,7 @@ def with_captions(text: str) -> str:
         nonlocal count
         count += 1
         number = f"{prefix}{count}"
-        if found["book"]:
-            told = f"An explorer: {found['name'].removeprefix('Explorer: ')}."
-        else:
-            told = caption(found["alt"])
+        told = caption(found["alt"]) if found["alt"] else f"An explorer: {found['name']}."
         label = f"figure-{number.replace('.', '-')}"
         return (
             f'<figure class="pk-numbered" id="{label}">{found[0]}<figcaption>'

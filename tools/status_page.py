@@ -47,11 +47,10 @@ def section(notebooks: Mapping[str, nbformat.NotebookNode], seconds: Mapping[str
         held[page] += good
     rows = ["| page | seconds | claims that held |", "|:--|--:|--:|"]
     for page in notebooks:
-        name, time = Path(page).name, seconds.get(page)
+        name = Path(page).name
+        time = f"{seconds[page]:.0f}" if page in seconds else "–"
         claims = f"{held[page]} of {made[page]}" if made[page] else "–"
-        rows.append(
-            f"| [{name}]({name}.ipynb) | {'–' if time is None else f'{time:.0f}'} | {claims} |"
-        )
+        rows.append(f"| [{name}]({name}.ipynb) | {time} | {claims} |")
     total = f"| together | {sum(seconds.values()):.0f} | {held.total()} of {made.total()} |"
     return "\n".join([*machine(), "", "## Pages", "", *rows, total])
 

@@ -41,6 +41,7 @@ const mendings = {
       if (!near(box)) continue;
       const wide = box.scrollWidth > box.clientWidth + 1;
       if (wide && !box.hasAttribute("tabindex")) box.tabIndex = 0;
+      if (!wide && box.matches(".pk-scroll")) box.removeAttribute("tabindex"); // nothing to scroll
       if (wide && !followed.has(box)) {
         followed.add(box);
         box.addEventListener("scroll", () => fade(box), { passive: true });
