@@ -47,7 +47,8 @@ def with_times(text: str, page: str, facts: Facts) -> str:
     if seconds is not None:
         told.append(f"{seconds:.0f} s to run" if seconds < 90 else f"{seconds / 60:.0f} min to run")
     line = f'<p class="pk-times">{" · ".join(told)}</p>'
-    return text.replace("</h1>", f"</h1>\n{line}", 1)
+    place = text.index("</h1>", article.start()) + len("</h1>")  # a copy of it heads printed pages
+    return f"{text[:place]}\n{line}{text[place:]}"
 
 
 def description_of(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 
-CHAPTER = re.compile(r'<h1>(?:<span class="section-number">(?P<number>\d+)[^<]*</span>)?')
+CHAPTER = re.compile(r'<article.*?<h1>(?:<span class="section-number">(?P<number>\d+)[^<]*</span>)?', re.DOTALL)
 FLIPBOOK = r'<div class="pk-flipbook" role="group" aria-label="Explorer: (?P<name>[^"]*)">.*?</script></div>'
 FIGURE = (
     r'(?P<scroller><div class="pk-scroll"[^>]*>)?'
