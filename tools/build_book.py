@@ -150,6 +150,8 @@ def stage_sources(
     for name in ("_toc.yml", "CHANGELOG.md"):
         if (root / name).exists():
             shutil.copy2(root / name, stage)
+    (stage / "tools").mkdir()  # where _config.yml looks for the labels of the bibliography
+    shutil.copy2(ROOT / "tools" / "author_year_labels.py", stage / "tools")
     config = yaml.safe_dump(stage_config(root, local_assets), allow_unicode=True)
     (stage / "_config.yml").write_text(config, encoding="utf8")
     for page, notebook in pages.items():

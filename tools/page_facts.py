@@ -92,7 +92,7 @@ def with_head(text: str, path: str, facts: Facts) -> str:
 
 def write_missing_page(folder: Path, facts: Facts) -> None:
     """404.html, which a server shows for any address that it does not know; it is all one file."""
-    start = f"{facts.address.rstrip('/')}/" if facts.address else "/"
+    start = f"{facts.address.rstrip('/')}/" if facts.address else "index.html"
     (folder / "404.html").write_text(MISSING.format(title=facts.title, start=start), "utf8")
 
 
@@ -108,7 +108,8 @@ margin:15vh auto;padding:0 1rem}}</style></head><body><main><h1>There is no such
   // A site in a folder of a server (name.github.io/folder/) begins in that folder.
   const home = document.getElementById("home");
   const first = location.pathname.split("/")[1];
-  if (home.getAttribute("href") === "/" && location.hostname.endsWith(".github.io") && first)
+  const known = home.getAttribute("href") !== "index.html";
+  if (!known && first && location.hostname.endsWith(".github.io"))
     home.href = `/${{first}}/`;
 </script></body></html>
 """

@@ -10,14 +10,16 @@ from __future__ import annotations
 import html
 import re
 
-CHAPTER = re.compile(r'<article.*?<h1>(?:<span class="section-number">(?P<number>\d+)[^<]*</span>)?', re.DOTALL)
-FLIPBOOK = r'<div class="pk-flipbook" role="group" aria-label="Explorer: (?P<name>[^"]*)">.*?</script></div>'
+CHAPTER = re.compile(
+    r'<article.*?<h1>(?:<span class="section-number">(?P<number>\d+)[^<]*</span>)?', re.DOTALL
+)
+EXPLORER = r'<div class="pk-flipbook" role="group" aria-label="Explorer: (?P<name>[^"]*)">'
 FIGURE = (
     r'(?P<scroller><div class="pk-scroll"[^>]*>)?'
     r'<svg class="pk-figure"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>(?(scroller)</div>)'
 )
-EITHER = re.compile(f"{FLIPBOOK}|{FIGURE}", re.DOTALL)
-SHORT = 40  # characters; a first sentence below that is given its second
+EITHER = re.compile(rf"{EXPLORER}.*?</script></div>|{FIGURE}", re.DOTALL)
+SHORT = 30  # characters; a first sentence below that is given its second
 
 
 def caption(alt: str) -> str:
