@@ -70,6 +70,9 @@ def test_times_stand_below_the_title_of_the_article() -> None:
     assert text.count('class="pk-times"') == 1
     assert text.index("pk-times") > text.index("<article")
     assert "6 min to read · 40 s to run" in text
+    played = page_figures.with_captions(PAGE.format(NUMBER, SVG + BOOK))
+    text = page_facts.with_times(played, "book/momentum", facts)
+    assert '<a href="#figure-8-2">play with the explorer</a>' in text
     text = page_facts.with_times(PAGE.format("", ""), "book/notation", facts)
     assert "1 min to read</p>" in text
 
