@@ -11,7 +11,7 @@ STRICT ?=
 export VENV PORT JOBS STALL STRICT
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check lab serve claims clean environment
+.PHONY: help book test check lab serve claims release clean environment
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ serve: ## build the book and serve it on http://localhost:8000 (PORT=...)
 
 claims: ## measure every claim under other roundings and seeds (hours; goes on where it stopped)
 	@$(PYTHON) tools/run.py claims
+
+release: ## wheel, notebooks, site and PDF of a built book, with checksums, in _build/release
+	@$(PYTHON) tools/run.py release
 
 clean: ## remove everything that was built, except the environment
 	@$(PYTHON) tools/run.py clean

@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import status_page
 import yaml
 from claims_made import all_claims, hide_data
 from execute import STALL, NotebookChanged, Outcome, execute_all, executed_copy
 from filelock import FileLock
+from finish_site import finish
+from page_facts import Facts
 from shared_scripts import share_scripts
 from vendor import AssetsUnavailable, ensure_assets
 
@@ -124,6 +127,10 @@ def stage_config(root: Path, local_assets: bool) -> dict:
     """_config.yml with execution off, and MathJax's online address if there is no local one."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))
     config.setdefault("execute", {})["execute_notebooks"] = "off"
+    if config.get("repository", {}).get("url"):  # edit and issue links, where there is a project
+        config["html"] |= {"use_edit_page_button": True, "use_issues_button": True}
+    else:
+        config.pop("repository", None)
     if not local_assets:
         config.get("sphinx", {}).get("config", {}).pop("mathjax_path", None)
     return config
@@ -141,7 +148,11 @@ def stage_sources(
         into = stage / path.relative_to(root)
         into.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, into)
-    shutil.copy2(root / "_toc.yml", stage)
+    for name in ("_toc.yml", "CHANGELOG.md"):
+        if (root / name).exists():
+            shutil.copy2(root / name, stage)
+    (stage / "tools").mkdir()  # where _config.yml looks for the labels of the bibliography
+    shutil.copy2(ROOT / "tools" / "author_year_labels.py", stage / "tools")
     config = yaml.safe_dump(stage_config(root, local_assets), allow_unicode=True)
     (stage / "_config.yml").write_text(config, encoding="utf8")
     for page, notebook in pages.items():
@@ -218,6 +229,12 @@ def build_html(root: Path, stage: Path) -> Path:
     return html
 
 
+def facts_of(root: Path, seconds: dict[str, float]) -> Facts:
+    """What the pages are told of themselves."""
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))
+    return Facts(seconds, config.get("html", {}).get("baseurl") or "", config["title"])
+
+
 @dataclass(frozen=True)
 class Built:
     """What a build made: the site, the notebooks that failed and the claims that were missed."""
@@ -247,9 +264,16 @@ def build(root: Path, jobs: int = 2, stall: float = STALL, strict: bool = False)
         stage = output / "stage"
         stage_sources(root, stage, executed | unexecuted, assets)
         fill_results(root, stage, executed, unexecuted)
+        seconds = status_page.seconds_of(output / "executed", notebook_pages(root))
+        status_page.write(stage, executed, seconds)
         hide_data(stage, executed)
         share_scripts(stage)
-        build_html(root, stage).replace(output / "html")
+        html = build_html(root, stage)
+        for told in finish(
+            html, root / "node_modules" / "mathjax" / "es5", facts_of(root, seconds)
+        ):
+            say(f"!! {told}")
+        html.replace(output / "html")
         shutil.rmtree(stage)
     return Built(output / "html", failed, missed, len(claims))
 

@@ -86,6 +86,11 @@ def serve() -> int:
     return book() or run("-m", "http.server", *html, port)
 
 
+def release() -> int:
+    """wheel, notebooks, site and PDF of a built book, with checksums, in _build/release"""
+    return run("tools/release.py")
+
+
 def environment() -> int:
     """make the environment and stop"""
     return 0
@@ -101,9 +106,8 @@ def clean() -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[], int]] = {
-    made.__name__: made for made in (book, test, check, lab, serve, claims, environment, clean)
-}
+MADE = (book, test, check, lab, serve, claims, release, environment, clean)
+COMMANDS: dict[str, Callable[[], int]] = {made.__name__: made for made in MADE}
 
 
 def main() -> int:

@@ -41,6 +41,12 @@ def npm_command() -> tuple[list[str], dict[str, str]]:
     return [str(nodes[0]), str(scripts[0])], env
 
 
+def node_command() -> list[str]:
+    """The node command, from PATH or from the PyPI wheel."""
+    on_path = shutil.which("node")
+    return [on_path] if on_path else npm_command()[0][:1]
+
+
 def lock_digest(root: Path) -> str:
     """Names the state of the assets: the lock file and the list of copied files."""
     lock = (root / "package-lock.json").read_bytes()

@@ -6,13 +6,17 @@
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 const scrolling =
-  ".cell_output .text_html, .pk-scroll, .pst-scrollable-table-container, " +
-  "div.math mjx-container, .highlight pre";
+  ".cell_output .text_html, .cell_output > .output, .pk-scroll, pre, " +
+  ".pst-scrollable-table-container, div.math mjx-container";
 const followed = new WeakSet();
 
 function fade(box) {
   const more = box.scrollLeft + box.clientWidth < box.scrollWidth - 2;
   box.classList.toggle("pk-more", more);
+}
+
+function near(box) {
+  return !box.checkVisibility || box.checkVisibility({ contentVisibilityAuto: true });
 }
 
 const mendings = {
@@ -31,10 +35,13 @@ const mendings = {
   },
 
   // What scrolls sideways must be reachable without a mouse, and must look as if it went on.
+  // To ask a box for its width lays its section out, so those far away wait until they come near.
   scrollers() {
     for (const box of document.querySelectorAll(scrolling)) {
+      if (!near(box)) continue;
       const wide = box.scrollWidth > box.clientWidth + 1;
       if (wide && !box.hasAttribute("tabindex")) box.tabIndex = 0;
+      if (!wide && box.matches(".pk-scroll")) box.removeAttribute("tabindex"); // nothing to scroll
       if (wide && !followed.has(box)) {
         followed.add(box);
         box.addEventListener("scroll", () => fade(box), { passive: true });
@@ -52,4 +59,5 @@ document.addEventListener("DOMContentLoaded", () => {
   if (drawn) drawn.then(mendings.scrollers);
   window.addEventListener("load", mendings.scrollers);
   window.addEventListener("resize", mendings.scrollers);
+  document.addEventListener("contentvisibilityautostatechange", mendings.scrollers);
 });

@@ -12,11 +12,16 @@ from playwright.sync_api import Browser, Page
 
 IN_PAGE = (Path(__file__).parent / "checks.js").read_text(encoding="utf8")
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+# Sections far from the window are laid out only when they come near; here all of them are wanted.
 READY = """async () => {
+  const all = document.createElement('style');
+  all.textContent = '.bd-article > section > section { content-visibility: visible !important }';
+  document.head.append(all);
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   for (const image of document.images) image.loading = 'eager';
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   await document.fonts.ready;
+  window.dispatchEvent(new Event('resize'));
 }"""
 
 

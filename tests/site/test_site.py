@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections import Counter
 from pathlib import Path
@@ -92,6 +93,38 @@ def test_search_finds_every_page(
             assert not watch.problems, report(watch.problems)
     assert f"{page}.html" in found[word], f"search for {word!r} found {found[word]}"
     assert found["xyzzyplugh"] == []
+
+
+HEAVIEST = 500_000  # bytes that a page may send, packed as servers pack it
+
+
+def test_no_page_is_heavy(site: Path) -> None:
+    """A page with its scripts and style sheets, and none of the landing page's is mathematics."""
+    heavy = []
+    for page in BUILT:
+        if page == "search":  # which needs the whole index
+            continue
+        text = (site / f"{page}.html").read_text(encoding="utf8")
+        links = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"#?]+\.(?:js|css))', text)
+        files = {(site / f"{page}.html").parent / link for link in links}
+        sent = sum(len(gzip.compress(file.read_bytes())) for file in files)
+        sent += len(gzip.compress(text.encode()))
+        if sent > HEAVIEST:
+            heavy.append(f"{page}: {sent / 1000:.0f} kB")
+    assert not heavy, report(heavy)
+    landing = (site / f"{PAGES[0]}.html").read_text(encoding="utf8")
+    assert not re.search("mathjax|mathematics", landing, re.IGNORECASE)
+
+
+def test_only_what_scrolls_or_acts_is_a_stop_of_the_tab_key(
+    chrome: Browser, homes: dict[str, str]
+) -> None:
+    with checks.opened(chrome, homes["http"], "book/momentum.html") as watch:
+        idle = watch.page.eval_on_selector_all(
+            "article mjx-container[tabindex], article .pk-scroll[tabindex='0']",
+            "all => all.filter((box) => box.scrollWidth <= box.clientWidth + 1).length",
+        )
+    assert idle == 0
 
 
 def test_no_internal_link_is_broken(site: Path) -> None:

@@ -206,8 +206,9 @@ def draw(result: Result) -> Figure:
             ax.plot(g + aside, 100 * values, marker, color=plots.PALETTE[g], alpha=0.5, ms=3)
             ax.plot([g - 0.35, g + 0.35], [100 * np.median(values)] * 2, color="black", lw=2.5)
         ax.set(title=f"{moment} training", xticks=(0, 1), xlim=(-0.6, 1.6))
-        ax.set(ylabel="percent outside", ylim=(0, None))
+        ax.set_ylabel("percent outside")
         ax.set_xticklabels([f"{group} digits" for group in GROUPS])
+    axes[0].set_ylim(0, None)  # shared: set before the last panel is full, it would cut dots off
     return fig
 
 

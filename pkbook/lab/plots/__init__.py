@@ -25,6 +25,7 @@ from pkbook.lab.plots.house import (
     symmetric_norm,
 )
 from pkbook.lab.plots.inline import show, svg
+from pkbook.lab.plots.legible import points_outside
 from pkbook.lab.plots.seeds import band, dots
 from pkbook.lab.plots.spectra import eigenfunctions, mode_energy, share_curve
 from pkbook.lab.plots.waterfall import waterfall
@@ -50,6 +51,7 @@ __all__ = [
     "marked_words",
     "mode_energy",
     "neighbours",
+    "points_outside",
     "rasterise",
     "share_curve",
     "show",

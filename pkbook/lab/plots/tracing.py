@@ -22,6 +22,7 @@ from matplotlib.legend import Legend
 from PIL import Image
 
 from pkbook.lab.plots.house import style
+from pkbook.lab.plots.legible import second_cue
 
 SMALLEST_SHARE = 0.7  # a figure shrinks to this share of its size, then scrolls sideways instead
 PHONE_PIXELS = 320  # what a page 360 pixels wide leaves for a figure
@@ -94,7 +95,7 @@ def write_definitions(definitions: Mapping[str, str], names: Mapping[str, str]) 
 def trace(fig: Figure) -> Drawing:
     """Draw the figure and take it apart; the figure itself stays as it was."""
     buffer = io.BytesIO()
-    with style(), matplotlib.rc_context({"svg.hashsalt": "pkbook"}), _bare_legends(fig):
+    with style(), matplotlib.rc_context({"svg.hashsalt": "pkbook"}), _as_seen(fig):
         fig.savefig(
             buffer, format="svg", dpi=PICTURE_DPI, transparent=True, metadata={"Date": None}
         )
@@ -116,6 +117,13 @@ def trace(fig: Figure) -> Drawing:
     width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
     body = "".join(_text(child) for child in root if child.tag == "g")
     return Drawing(width, height, referred(body), definitions)
+
+
+@contextmanager
+def _as_seen(fig: Figure) -> Iterator[None]:
+    """The figure with bare legends, and with a second cue where lines differ by colour alone."""
+    with _bare_legends(fig), second_cue(fig):
+        yield
 
 
 @contextmanager

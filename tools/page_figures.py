@@ -1,0 +1,51 @@
+"""Numbers and captions for the figures and explorers of a page.
+
+A figure's description is written for those who do not see it; its first sentence says what the
+figure is, and that is its caption. Numbers count by chapter: figure 3.2 is the second of chapter 3,
+and ``page.html#figure-3-2`` leads to it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+CHAPTER = re.compile(
+    r'<article.*?<h1>(?:<span class="section-number">(?P<number>\d+)[^<]*</span>)?', re.DOTALL
+)
+EXPLORER = r'<div class="pk-flipbook" role="group" aria-label="Explorer: (?P<name>[^"]*)">'
+FIGURE = (
+    r'(?P<scroller><div class="pk-scroll"[^>]*>)?'
+    r'<svg class="pk-figure"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>(?(scroller)</div>)'
+)
+EITHER = re.compile(rf"{EXPLORER}.*?</script></div>|{FIGURE}", re.DOTALL)
+SHORT = 30  # characters; a first sentence below that is given its second
+
+
+def caption(alt: str) -> str:
+    """The first sentence of a description, or two where the first says little."""
+    sentences = re.split(r"(?<=[a-z0-9)”’\"'])[.;] (?=[A-Z])", html.unescape(alt).strip())
+    text = sentences[0]
+    if len(text) < SHORT and len(sentences) > 1:
+        text += f". {sentences[1]}"
+    return html.escape(f"{text.rstrip('.')}.", quote=False)
+
+
+def with_captions(text: str) -> str:
+    """The page with each figure in an element of its own, numbered and named."""
+    chapter = CHAPTER.search(text)
+    prefix = f"{chapter['number']}." if chapter and chapter["number"] else ""
+    count = 0
+
+    def one(found: re.Match) -> str:
+        nonlocal count
+        count += 1
+        number = f"{prefix}{count}"
+        told = caption(found["alt"]) if found["alt"] else f"An explorer: {found['name']}."
+        label = f"figure-{number.replace('.', '-')}"
+        return (
+            f'<figure class="pk-numbered" id="{label}">{found[0]}<figcaption>'
+            f'<a href="#{label}">Figure {number}</a> {told}</figcaption></figure>'
+        )
+
+    return EITHER.sub(one, text)
