@@ -1,4 +1,4 @@
-"""Pictures that answer to sliders: live in JupyterLab, a flipbook on the page."""
+"""Pictures that answer to sliders, in a notebook and on the page, without a kernel."""
 
 from pkbook.lab.explorers.adversarial_rates import adversarial_rates
 from pkbook.lab.explorers.alignment import alignment
