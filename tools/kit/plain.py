@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from .book import BOXES, Book, Box, KitError, Target, Words, split
 
@@ -28,6 +29,8 @@ ACCENTS = {"'": "\u0301", "`": "\u0300", '"': "\u0308", "^": "\u0302", "~": "\u0
 ACCENTS |= {"v": "\u030c", "=": "\u0304", ".": "\u0307", "u": "\u0306", "H": "\u030b"}
 ACCENTED = re.compile(r"""\\(['`"^~=.]|[cvuH](?=[{ ]))\s*\{?(\\?[a-zA-Z])\}?""")
 LETTERS = {"ss": "ß", "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "ae": "æ", "aa": "å", "i": "i"}
+WORK = re.compile(r"^@\w+\{(\w+),\n(.*?)^\}", re.M | re.S)
+FIELD = re.compile(r"^  (\w+)\s*=\s*\{(.*?)\},?$(?=\n  \w+\s*=|\n*\Z)", re.M | re.S)
 RST_NAME = re.compile(r"^\.\. auto(\w+):: ([\w.]+)\n((?:   :.*\n?)*)", re.M)
 
 
@@ -178,24 +181,18 @@ def bibliography(book: Book) -> dict[str, Entry]:
 
 @cache
 def _entries(path: str) -> dict[str, Entry]:
-    from pybtex.database import parse_file
-
     found = {}
-    for key, entry in parse_file(path, bib_format="bibtex").entries.items():
-        people = entry.persons.get("author") or entry.persons.get("editor") or []
-        names = [_clean(" ".join([*p.prelast_names, *p.last_names])) for p in people]
-        who = names[0] if len(names) == 1 else f"{names[0]} et al."
-        who = f"{names[0]} and {names[1]}" if len(names) == 2 else who
-        fields = {name: _clean(value) for name, value in entry.fields.items()}
-        found[key] = Entry(f"{who} ({fields['year']})", _full(people, fields))
+    for key, inside in WORK.findall(Path(path).read_text(encoding="utf8")):
+        fields = {name: _clean(value) for name, value in FIELD.findall(inside)}
+        people = [name.partition(", ") for name in fields["author"].split(" and ")]
+        last = [family for family, _, _ in people]
+        who = " and ".join(last) if len(last) < 3 else f"{last[0]} et al."
+        names = ", ".join(f"{first} {family}".strip() for family, _, first in people)
+        found[key] = Entry(f"{who} ({fields['year']})", _full(names, fields))
     return dict(sorted(found.items(), key=lambda item: item[1].short.lower()))
 
 
-def _full(people: list, fields: dict[str, str]) -> str:
-    names = ", ".join(
-        _clean(" ".join([*p.first_names, *p.middle_names, *p.prelast_names, *p.last_names]))
-        for p in people
-    )
+def _full(names: str, fields: dict[str, str]) -> str:
     where = fields.get("journal") or fields.get("booktitle") or fields.get("publisher") or ""
     parts = [names, f"*{fields['title']}*", where, fields["year"]]
     text = ". ".join(part for part in parts if part) + "."
