@@ -21,8 +21,10 @@ import zipfile
 from pathlib import Path
 
 import nbformat
+import yaml
 from kit.book import Book, KitError, Page, read_book
 from kit.editions import exercises, notebook_of
+from launch import install_cell, repository
 
 ROOT = Path(__file__).resolve().parents[1]
 THEN = (1980, 1, 1, 0, 0, 0)  # the date of every file in a zip, so that its bytes stay the same
@@ -63,12 +65,21 @@ def with_outputs(book: Book, root: Path) -> None:
             page.notebook = executed_copy(root, f"book/{page.name}", root / "_build" / "executed")
 
 
-def write_edition(book: Book, edition: str, folder: Path, pages: list[Page] | None = None) -> None:
-    """Write an edition into a fresh folder."""
+def write_edition(
+    book: Book,
+    edition: str,
+    folder: Path,
+    pages: list[Page] | None = None,
+    where: tuple[str, str, str] | None = None,
+) -> None:
+    """Write an edition into a fresh folder; with a cell that installs the package from ``where``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for page in pages or book.pages.values():
-        text = text_of(notebook_of(page, book, edition))
+        notebook = notebook_of(page, book, edition)
+        if where:
+            notebook.cells.insert(1, install_cell(where))
+        text = text_of(notebook)
         (folder / page.file).write_text(text, encoding="utf8")
     title = f"How Networks Remember: {edition} notebooks"
     (folder / "README.md").write_text(README.format(title=title, words=WORDS[edition]), "utf8")
@@ -99,6 +110,16 @@ def zip_folder(folder: Path) -> Path:
     return made
 
 
+def content_digest(text: str) -> str:
+    """A hash of a notebook's cells and outputs, not of what JupyterLab writes when it opens one."""
+    try:
+        cells = json.loads(text)["cells"]
+        told = [[c["cell_type"], "".join(c["source"]), c.get("outputs", [])] for c in cells]
+    except (ValueError, KeyError, TypeError):  # half written, or no notebook any more: the reader's
+        told = text
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 def update_reader(book: Book, folder: Path) -> tuple[list[str], list[str]]:
     """Bring a reader's folder up to date; ``(written, kept)``.
 
@@ -110,9 +131,9 @@ def update_reader(book: Book, folder: Path) -> tuple[list[str], list[str]]:
     written, kept = [], []
     for page in book.pages.values():
         path, text = folder / page.file, text_of(notebook_of(page, book, "reader"))
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        digest = content_digest(text)
         if path.exists():
-            now = hashlib.sha256(path.read_bytes()).hexdigest()
+            now = content_digest(path.read_text(encoding="utf8"))
             if now != known.get(page.file):
                 kept.append(page.file)
                 continue
@@ -134,8 +155,9 @@ def make_class(root: Path, executed: bool = False) -> Path:
         with_outputs(book, root)
     (root / "_build").mkdir(exist_ok=True)
     (root / "_build" / ".gitignore").write_text("*\n")
+    where = repository(yaml.safe_load((root / "_config.yml").read_text(encoding="utf8")))
     for edition in ("student", "instructor"):
-        write_edition(book, edition, target / edition)
+        write_edition(book, edition, target / edition, where=where)
         zip_folder(target / edition)
     write_slides(root, read_book(root), target / "slides")
     return target
