@@ -8,10 +8,12 @@ JOBS ?= 2
 STALL ?= 3600
 # 1: `make book` makes no book where a notebook or a claim fails.
 STRICT ?=
-export VENV PORT JOBS STALL STRICT
+# 1: the notebooks of `make class` carry the outputs that `make book` has kept.
+EXECUTED ?=
+export VENV PORT JOBS STALL STRICT EXECUTED
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check lab serve claims release clean environment
+.PHONY: help book test check lab edit class serve claims release clean environment
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,8 +27,14 @@ test: ## package tests, notebooks, and the site in a real browser
 check: ## style, import rules, types and notebooks, without running anything
 	@$(PYTHON) tools/run.py check
 
-lab: ## open the chapters in JupyterLab
+lab: ## open the chapters in JupyterLab (folder notebooks; your changes are kept)
 	@$(PYTHON) tools/run.py lab
+
+edit: ## open the sources of the chapters in JupyterLab, for authors
+	@$(PYTHON) tools/run.py edit
+
+class: ## make the class kit: student and instructor notebooks, slides (EXECUTED=1)
+	@$(PYTHON) tools/run.py class
 
 serve: ## build the book and serve it on http://localhost:8000 (PORT=...)
 	@$(PYTHON) tools/run.py serve

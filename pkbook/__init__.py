@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pkbook.function_space import diagnostics
     from pkbook.lab import explorers, plots
     from pkbook.lab.claims import ClaimNotHeld, claim
+    from pkbook.lab.exercises import check
     from pkbook.problems import data, losses, models
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "batches",
+    "check",
     "claim",
     "data",
     "diagnostics",
@@ -91,6 +93,7 @@ __all__ = [
 # Imported when they are first asked for: what they bring along takes longer to load than torch.
 LATER = {
     "ClaimNotHeld": "pkbook.lab.claims:ClaimNotHeld",
+    "check": "pkbook.lab.exercises:check",
     "claim": "pkbook.lab.claims:claim",
     "data": "pkbook.problems.data",
     "diagnostics": "pkbook.function_space.diagnostics",

@@ -12,6 +12,7 @@ from pkbook.lab.experiments.figures import accounts as figures
 from pkbook.lab.experiments.machinery.claims import claim, finding
 from pkbook.lab.experiments.parts import other_accounts as others
 from pkbook.lab.experiments.parts.small_digits import Training, digits
+from pkbook.lab.experiments.parts.study import Study
 
 TINY = accounts.Config(
     samples=100, queries=10, optimizers=("momentum",), epochs=1, batch=25, trainings=8,
@@ -29,7 +30,7 @@ def study():
     x, y = digits("train", 40)
     q, labels = digits("test", 10)
     training = Training("AdamW", "tanh", 2, 20, 0)
-    return others.Study(training.on(x, y), x, y, q, labels, 2, training.rate)
+    return Study(training.on(x, y), x, y, q, labels, 2, training.rate)
 
 
 def rows(model, values):

@@ -2,13 +2,14 @@
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from pkbook.lab import plots
-from pkbook.lab.explorers import Control, Explorer
+from pkbook.lab.explorers import Control, Explorer, base
 
 
 def draw(rate, momentum):
@@ -91,11 +92,54 @@ def test_shared_definitions_make_a_frame_smaller_than_a_figure_alone(explorer):
     assert len(explorer.html()) / 6 < 0.8 * alone
 
 
-def test_bundle_offers_the_live_widget_and_the_flipbook(explorer):
-    bundle = explorer._repr_mimebundle_()
-    view = bundle["application/vnd.jupyter.widget-view+json"]
-    assert view["model_id"] == explorer.widget.model_id
-    assert bundle["text/html"] == explorer.html()
+class Shell:
+    """Stands for IPython's shell: what the front end sent with the cell that runs."""
+
+    def __init__(self, metadata):
+        self.metadata = metadata
+
+    def get_parent(self):
+        return {"metadata": self.metadata}
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What an explorer displays, in order: ``[("show" or "update", bundle)]``."""
+    told = []
+
+    def display(bundle, raw, display_id=None):
+        told.append(("show", bundle))
+        return SimpleNamespace(update=lambda bundle, raw: told.append(("update", bundle)))
+
+    monkeypatch.setattr(base, "display", display)
+    return told
+
+
+def test_a_build_is_shown_the_flipbook_and_no_widget_that_a_saved_notebook_would_miss(
+    explorer, shown, monkeypatch
+):
+    for shell in (None, Shell({})):
+        monkeypatch.setattr(base, "get_ipython", lambda shell=shell: shell)
+        explorer._ipython_display_()
+    told = {"text/html": explorer.html(), "text/plain": f"Explorer: {words(0.1, 0.0)}"}
+    assert shown == [("show", told)] * 2
+
+
+def test_a_reader_sees_the_first_frame_before_the_others_are_drawn(shown, monkeypatch):
+    drawn = []
+    controls = {"rate": Control("rate", (0.2, 0.3, 0.4), initial=0.3)}
+    slow = Explorer(controls, lambda rate: drawn.append(rate) or draw(rate, 0), words_of_one)
+    monkeypatch.setattr(base, "get_ipython", lambda: Shell({"cellId": "a-cell"}))
+    seen = []
+    show = base.display
+    monkeypatch.setattr(base, "display", lambda *a, **k: seen.append(list(drawn)) or show(*a, **k))
+    slow._ipython_display_()
+    assert seen == [[0.3]]
+    assert [how for how, _ in shown] == ["show", "update"]
+    first, last = (bundle["text/html"] for _, bundle in shown)
+    assert words_of_one(0.3) in first
+    assert words_of_one(0.2) not in first
+    assert last == slow.html()
 
 
 def test_moving_a_slider_redraws(explorer):

@@ -11,6 +11,7 @@ do the results page and the last lines of the build. With ``--strict`` neither i
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from claims_made import all_claims, hide_data
 from execute import STALL, NotebookChanged, Outcome, execute_all, executed_copy
 from filelock import FileLock
 from finish_site import finish
+from kit.book import read_book
+from launch import repository, with_buttons
 from page_facts import Facts
 from shared_scripts import share_scripts
 from vendor import AssetsUnavailable, ensure_assets
@@ -155,8 +158,24 @@ def stage_sources(
     shutil.copy2(ROOT / "tools" / "author_year_labels.py", stage / "tools")
     config = yaml.safe_dump(stage_config(root, local_assets), allow_unicode=True)
     (stage / "_config.yml").write_text(config, encoding="utf8")
-    for page, notebook in pages.items():
+    for page, notebook in launchable(root, pages).items():
         nbformat.write(notebook, stage / f"{page}.ipynb")
+
+
+def launchable(
+    root: Path, pages: dict[str, nbformat.NotebookNode]
+) -> dict[str, nbformat.NotebookNode]:
+    """The pages; chapters with launch buttons where ``_config.yml`` names a repository."""
+    where = repository(yaml.safe_load((root / "_config.yml").read_text(encoding="utf8")))
+    if where is None:
+        return pages
+    files = {f"book/{page.name}": page.file for page in read_book(root).chapters()}
+    return {
+        page: with_buttons(copy.deepcopy(notebook), where, files[page])
+        if page in files
+        else notebook
+        for page, notebook in pages.items()
+    }
 
 
 def read_pages(root: Path, cache: Path, failed: dict[str, Outcome]) -> tuple[dict, dict]:

@@ -31,9 +31,9 @@ from notebook_text import (
     sections,
 )
 
-# Pages that need neither the skeleton nor exercises: the landing page, and the page on the package,
-# which teaches no theorem.
-NO_CHAPTER = {"index.ipynb", "house.ipynb"}
+# Pages that need neither the skeleton nor exercises, for they teach no theorem: the landing page,
+# the check of the machine, and the page on the package.
+NO_CHAPTER = {"index.ipynb", "house.ipynb", "start_here.ipynb"}
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group
     ("What you will be able to do",),
     ("Before you start",),

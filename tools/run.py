@@ -75,8 +75,18 @@ def claims() -> int:
 
 
 def lab() -> int:
-    """open the chapters in JupyterLab"""
-    return run("-m", "jupyter", "lab", "--notebook-dir=book")
+    """open the chapters in JupyterLab, in the folder notebooks (your changes are kept)"""
+    return run("tools/open_lab.py")
+
+
+def edit() -> int:
+    """open the sources of the chapters in JupyterLab, for authors"""
+    return run("tools/open_lab.py", "--sources")
+
+
+def class_() -> int:
+    """make the class kit: student and instructor notebooks, slides (EXECUTED=1: with outputs)"""
+    return run("tools/class_kit.py", *{"1": ["--executed"]}.get(setting("EXECUTED", ""), []))
 
 
 def serve() -> int:
@@ -106,8 +116,8 @@ def clean() -> int:
     return 0
 
 
-MADE = (book, test, check, lab, serve, claims, release, environment, clean)
-COMMANDS: dict[str, Callable[[], int]] = {made.__name__: made for made in MADE}
+MADE = (book, test, check, lab, edit, class_, serve, claims, release, environment, clean)
+COMMANDS: dict[str, Callable[[], int]] = {made.__name__.rstrip("_"): made for made in MADE}
 
 
 def main() -> int:

@@ -34,8 +34,9 @@ from pkbook.lab.experiments.machinery.settings import (
     several,
     whole,
 )
-from pkbook.lab.experiments.parts.other_accounts import OTHERS, Study
+from pkbook.lab.experiments.parts.other_accounts import OTHERS
 from pkbook.lab.experiments.parts.small_digits import OPTIMIZERS, Training, accuracy, digits
+from pkbook.lab.experiments.parts.study import Study
 from pkbook.problems import losses
 from pkbook.runs.retraining import retrained
 

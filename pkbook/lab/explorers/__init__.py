@@ -1,4 +1,4 @@
-"""Pictures that answer to sliders: computed in the page, or a flipbook of drawn frames."""
+"""Pictures that answer to sliders, without a kernel: computed in the page, or a flipbook."""
 
 from pkbook.lab.explorers.adversarial_rates import adversarial_rates
 from pkbook.lab.explorers.alignment import alignment

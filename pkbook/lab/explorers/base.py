@@ -1,8 +1,9 @@
 """An explorer: one drawing for every position of a few sliders.
 
-In JupyterLab the sliders are widgets and the kernel draws. On the static page there is no kernel,
-so the explorer draws its whole grid beforehand and a few lines of script show one frame of it.
-Both use the same values, the same drawing and the same words.
+The explorer draws its whole grid, and a few lines of script show one frame of it: on the static
+page, in JupyterLab, and in a notebook that was saved and opened again without a kernel. In a live
+notebook the first frame is shown at once, while the others are drawn. For who wants the kernel to
+draw, `Explorer.widget` has live sliders with the same values, drawings and words.
 """
 
 import html
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import ipywidgets
+from IPython import get_ipython
+from IPython.display import display
 from matplotlib.figure import Figure
 
 from pkbook.lab.explorers.controls import Control, Frame
@@ -28,7 +31,7 @@ class Explorer:
     `controls` maps names to `Control`s; `draw(**values)` returns the Figure for one choice of
     values and `alt(**values)` says in words what is to be seen on it. Both must depend on the
     values alone: every frame is drawn once and kept. As the last line of a cell, an explorer shows
-    live sliders in JupyterLab and a flipbook of all its frames on the static page.
+    a flipbook of all its frames, with sliders that need no kernel.
 
     Raises TypeError if `controls` holds anything but Controls, or `draw` or `alt` cannot be
     called, ValueError if there is no control or more than 60 frames.
@@ -139,6 +142,36 @@ class Explorer:
             slider.observe(redraw, names="value")
         return ipywidgets.VBox([*self.sliders.values(), picture])
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
-        """The live widget, which JupyterLab prefers, and the flipbook, which the site prefers."""
-        return {**self.widget._repr_mimebundle_(), "text/html": self.html()}
+    def still(self) -> str:
+        """The initial frame alone, with a line that says that the others are being drawn."""
+        start = {name: control.initial for name, control in self.controls.items()}
+        frame = self.frame(**start)
+        names = id_names(frame.drawing.definitions, "still", frame.drawing.body)
+        drawn = in_scroller([frame.drawing], frame.drawing.markup(frame.alt, names))
+        count = math.prod(len(control.values) for control in self.controls.values())
+        return (
+            f"{drawn}<p>{html.escape(frame.alt)}</p><p><em>The sliders come as soon as all "
+            f"{count} positions are drawn.</em></p>"
+        )
+
+    def _bundle(self, markup: str) -> dict[str, object]:
+        start = {name: control.initial for name, control in self.controls.items()}
+        return {"text/html": markup, "text/plain": f"Explorer: {self.frame(**start).alt}"}
+
+    def _ipython_display_(self) -> None:
+        """The flipbook; before a reader's eyes the first frame at once, and then the flipbook."""
+        if not live_notebook():
+            display(self._bundle(self.html()), raw=True)
+            return
+        shown = display(self._bundle(self.still()), raw=True, display_id=True)
+        shown.update(self._bundle(self.html()), raw=True)
+
+
+def live_notebook() -> bool:
+    """Whether a reader waits for the cell: JupyterLab says which cell it runs, a build does not.
+
+    A build keeps what a cell shows first, and would keep the frame without the sliders.
+    """
+    shell = get_ipython()
+    asked = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    return bool(asked and asked.get("metadata", {}).get("cellId"))

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from pkbook.basics.randomness import seeded
 from pkbook.kernels import of
-from pkbook.lab.experiments.parts.other_accounts import Study
+from pkbook.lab.experiments.parts.study import Study
 
 try:
     from kronfluence.analyzer import Analyzer, prepare_model

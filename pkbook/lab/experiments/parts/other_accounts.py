@@ -5,8 +5,6 @@ speaks for it.  Two of them, marked so, are no more than similarities.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,49 +12,12 @@ from torch import Tensor, nn
 
 from pkbook.kernels import gradient_kernel, of
 from pkbook.kernels.features import tangent_features
-from pkbook.problems import losses
-from pkbook.runs.recording import Recording
+from pkbook.lab.experiments.parts.study import Study
 
 DAMPING = 0.1  # of a curvature, in units of its mean eigenvalue, as kronfluence takes it
 PROJECTED = 512  # TRAK's dimensions
 RIDGE = 1e-3  # of kernel regression, in units of the kernel's mean diagonal
 DECAY = 1e-2  # of the last layer that representer points ask for
-
-
-@dataclass(frozen=True)
-class Study:
-    """One training, what it was trained on, and the queries that are asked about."""
-
-    run: Recording
-    x: Tensor
-    y: Tensor
-    queries: Tensor
-    labels: Tensor
-    epoch: int
-    """Steps in an epoch."""
-    rate: float
-    """The learning rate of all steps."""
-    seed: int = 0
-
-    @cached_property
-    def end(self) -> nn.Sequential:
-        """The trained network, in eval mode."""
-        model = self.run.model_at(len(self.run))
-        assert isinstance(model, nn.Sequential)
-        return model
-
-    def losses_of(self, model: nn.Module) -> Tensor:
-        """Gradients of the training samples' losses, ``[N, P]``."""
-        asked = of.loss_of(losses.cross_entropy, self.y)
-        return tangent_features(model, self.x, of=asked)[:, 0]
-
-    def odds(self, model: nn.Module) -> Tensor:
-        """Gradients of the log-odds at the queries, ``[m, P]``."""
-        return tangent_features(model, self.queries, of=of.log_odds(self.labels))[:, 0]
-
-    def signs(self) -> Tensor:
-        """1 for a sample of a query's class, else -1, ``[N, m]``."""
-        return 2.0 * (self.y[:, None] == self.labels) - 1
 
 
 def gradient_dot(study: Study) -> Tensor:
