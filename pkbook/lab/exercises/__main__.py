@@ -11,7 +11,7 @@ from pkbook.lab.exercises.sealing import sealed
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the seals as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Print the seals of an answer, as JSON.")
     parser.add_argument("exercise", help="chapter, dot, number of the exercise: domingos.2")
     parser.add_argument("--step", type=float, required=True, help="the tolerance of an entry")
     parser.add_argument("answer", type=float, nargs="+", help="its entries, row by row")

@@ -164,6 +164,7 @@ class Explorer:
             display(self._bundle(self.html()), raw=True)
             return
         shown = display(self._bundle(self.still()), raw=True, display_id=True)
+        assert shown is not None  # a display with a name gives its handle
         shown.update(self._bundle(self.html()), raw=True)
 
 

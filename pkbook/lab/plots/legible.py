@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -72,13 +73,14 @@ def second_cue(fig: Figure) -> Iterator[None]:
     dashes of its own, in the legend too, so that a grey print or a colour-blind reader tells them
     apart. Black and grey lines stay as they are: they stand apart by their lightness.
     """
-    changed: list[tuple[Line2D, object]] = []
+    changed: list[tuple[Line2D, Any]] = []
     for ax in fig.axes:
         plain = [line for line in ax.lines if _plain(line)]
         colours = {line.get_label(): to_rgb(line.get_color()) for line in plain}
-        if ax.get_legend() is None or len(set(colours.values())) < 2:
+        legend = ax.get_legend()
+        if legend is None or len(set(colours.values())) < 2:
             continue
-        handles = {handle.get_label(): handle for handle in ax.get_legend().legend_handles}
+        handles = {h.get_label(): h for h in legend.legend_handles if h is not None}
         for line, dashes in zip(plain[1:], DASHES, strict=False):
             for drawn in (line, handles.get(line.get_label())):
                 if isinstance(drawn, Line2D):

@@ -14,9 +14,13 @@ from pkbook.kernels import of
 from pkbook.lab.experiments.parts.study import Study
 
 try:
-    from kronfluence.analyzer import Analyzer, prepare_model
-    from kronfluence.arguments import FactorArguments, ScoreArguments
-    from kronfluence.task import Task
+    # Installed on request, so the type checker may not find it.
+    from kronfluence.analyzer import Analyzer, prepare_model  # pyright: ignore[reportMissingImports]
+    from kronfluence.arguments import (  # pyright: ignore[reportMissingImports]
+        FactorArguments,
+        ScoreArguments,
+    )
+    from kronfluence.task import Task  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as error:
     raise ImportError(
         "EK-FAC influence needs kronfluence; write pip install kronfluence"
