@@ -177,7 +177,7 @@ def test_an_edition_in_a_folder_and_its_zip(book, tmp_path):
         rows = file.read("instructor/marks.csv").decode().splitlines()
     assert len(rows) == 1 + sum(len(editions.exercises(page, book)) for page in book.chapters())
     file = book.pages["domingos"].file
-    assert f"{file},Exercise 2.1: A sample that cannot be heard,2," in rows[6]
+    assert f"{file},Exercise 2.1: A sample that cannot be heard,4," in rows[6]
 
 
 def test_a_readers_changes_are_kept(book, tmp_path):

@@ -190,7 +190,7 @@ def test_ekfac_says_what_it_needs(study):
     try:
         import kronfluence  # noqa: F401
     except ModuleNotFoundError:
-        with pytest.raises(ImportError, match="pip install kronfluence"):
+        with pytest.raises(ImportError, match=r"pip install 'pkbook\[ekfac\]'"):
             others.ekfac(study)
     else:
         found, curved = others.ekfac(study).double(), others.gauss_newton(study)

@@ -144,6 +144,8 @@ def _role(role: str, inside: str, page: str, book: Book) -> str:
     if label not in book.targets:
         if label.startswith("result-"):  # a row of the results page, which the site alone has
             return f"{text} ({label.removeprefix('result-').upper()} of the results page)"
+        if label in ("genindex", "search"):  # pages that Sphinx makes, which the site alone has
+            return f"{text or label} (of the site)"
         raise KitError(f"{page}: a reference to {label!r}, which is no label")
     target = book.targets[label]
     return f"[{text or target.words}]({book.link(target.page, label)})"

@@ -23,7 +23,7 @@ try:
     from kronfluence.task import Task  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as error:
     raise ImportError(
-        "EK-FAC influence needs kronfluence; write pip install kronfluence"
+        "EK-FAC influence needs kronfluence; write pip install 'pkbook[ekfac]'"
     ) from error
 
 BATCH = 100

@@ -136,7 +136,7 @@ def by_chance(study: Study) -> Tensor:
 def ekfac(study: Study) -> Tensor:
     r""":math:`-\nabla g^TH^{-1}\nabla\ell_i` with EK-FAC's curvature (Grosse et al. 2023).
 
-    Made by kronfluence; ImportError without it.
+    Made by kronfluence; ImportError without ``pip install 'pkbook[ekfac]'``.
     """
     from pkbook.lab.experiments.parts.eigenvalue_corrected import scores
 
