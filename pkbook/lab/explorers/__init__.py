@@ -6,6 +6,7 @@ from pkbook.lab.explorers.base import Explorer
 from pkbook.lab.explorers.controls import Control, Frame
 from pkbook.lab.explorers.ellipses import ellipses
 from pkbook.lab.explorers.endpoints import endpoints
+from pkbook.lab.explorers.even_and_odd import even_and_odd
 from pkbook.lab.explorers.image_kernels import image_kernels
 from pkbook.lab.explorers.lazy_regime import lazy_regime
 from pkbook.lab.explorers.noise_levels import noise_levels
@@ -28,6 +29,7 @@ __all__ = [
     "alignment",
     "ellipses",
     "endpoints",
+    "even_and_odd",
     "image_kernels",
     "lazy_regime",
     "noise_levels",
