@@ -19,6 +19,34 @@ const jobs = {
       waves: [even, odd],
     };
   },
+
+  // ReLU units trained on a line, their ranks, and a matrix taken apart.
+  async relu({ t, a, x, y, other, rate, steps, trained, query, matrix }) {
+    const line = await load("maths/relu_line.js"), { eigen, singularValues } = await load("maths/matrix.js");
+    const units = { t: row(t), a: row(a) }, at = row(x);
+    const first = line.features(units, at, trained);
+    const pull = line.descend(units, at, row(y), { rate, steps, trained });
+    return {
+      first, pull, t: units.t, a: units.a, f: line.outputs(units, row(other)),
+      ranks: line.rankGap(units, at, row(other), trained),
+      through: line.throughUnit(units, 1, query, at, trained),
+      singular: singularValues(matrix.flat(), matrix.length, matrix[0].length),
+      eigen: eigen(matrix.slice(0, matrix[0].length).flat(), matrix[0].length),
+    };
+  },
+
+  // What the kernel of the start forecasts, and how far another kernel is from it.
+  async lazy({ width, scale, start, x, asked, residual, time, other }) {
+    const lazy = await load("maths/lazy.js");
+    const network = new core.Network({ width, scaling: "ntk", scale });
+    const mine = core.side(network, row(start), row(x));
+    const kernel = core.kernelMatrix(mine);
+    const query = core.kernelMatrix(core.side(network, row(start), row(asked)), mine);
+    return {
+      ...lazy.forecast(kernel, row(residual), time, query), kernel,
+      drift: lazy.drift(kernel, row(other)),
+    };
+  },
 };
 
 const plain = (_, value) => (ArrayBuffer.isView(value) ? [...value] : value);

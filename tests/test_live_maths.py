@@ -3,12 +3,16 @@
 import json
 import subprocess
 
+import pytest
 import torch
 from test_live_core import BOUND, LIVE, ROOT, apart, node
 from torch.nn.utils import parameters_to_vector
 
 import pkbook as pk
 from pkbook import function_space as fs
+from pkbook.diagnostics import rank_gap
+from pkbook.experiments import rank_gap as e8
+from pkbook.experiments.parts import relu_line
 
 
 def ask(job: str, **given) -> dict:
@@ -49,3 +53,54 @@ def test_parts_and_the_integral_operator():
     for wave in (torch.cos, torch.sin):
         wanted.append(wave(2 * x) / mu.mean(wave(2 * x).square()).sqrt())
     assert apart(told["waves"], torch.stack(wanted)) < BOUND
+
+
+@pytest.mark.parametrize("trained", ["biases", "both"])
+@pytest.mark.parametrize("outside", [0.6, 1.2])
+def test_units_on_a_line_train_and_count_as_in_the_package(trained, outside):
+    config = e8.Config(seeds=(3,), trained=trained, steps=400)
+    begun, (x, other) = e8.start(config), e8.inputs(config)
+    t, a, y = begun.thresholds[0, 0].clone(), begun.weights[0], e8.wanted(config, x)[0]
+    t[-1] = outside
+    matrix = drawn(5, 9, 6)
+    matrix[:6] += matrix[:6].T.clone()  # its upper square is symmetric
+    told = ask("relu", t=t, a=a, x=x, y=y, other=other, rate=0.1, steps=400, trained=trained,
+               query=1.4, matrix=matrix)  # fmt: skip
+    assert apart(told["first"], relu_line.features(t, a, x, trained)) < BOUND
+    pull = torch.zeros_like(t)
+    run = relu_line.descend(t, a, x, y, rate=0.1, steps=400, trained=trained)
+    for k, t, a, gradient in run:  # noqa: B020 - the last of them is wanted
+        pull = torch.maximum(pull, gradient) if k < 400 else pull
+    for name, wanted in {"t": t, "a": a, "pull": pull}.items():
+        assert apart(told[name], wanted) < BOUND, name
+    assert apart(told["f"], relu_line.outputs(t, a, other)) < BOUND
+    net = relu_line.network(t, a, trained)
+    gap = rank_gap(net, x[:, None], other[:, None])
+    assert told["ranks"] == {
+        "training": gap.training.value, "mixture": gap.mixture.value, "gap": gap.value
+    }  # fmt: skip
+    assert (gap.value > 0) == (outside > 1)
+    phi = relu_line.features(t, a, torch.cat([x, torch.tensor([1.4])]), trained)
+    own = phi.unflatten(1, (-1, 8))[:, :, 1]
+    assert apart(told["through"], own[:-1] @ own[-1]) < BOUND
+    assert apart(told["singular"], torch.linalg.svdvals(matrix)) < BOUND
+    values, vectors = torch.linalg.eigh(matrix[:6])
+    assert apart(told["eigen"]["values"], values.flip(0)) < BOUND
+    found = torch.tensor(told["eigen"]["vectors"], dtype=torch.float64)
+    assert ((found * vectors.T.flip(0)).sum(1).abs() - 1).abs().max() < BOUND
+
+
+def test_the_forecast_of_the_first_kernel():
+    net = pk.models.ntk_mlp(1, 12, 1, scale=1.5, seed=0).double()
+    x, asked, residual, other = drawn(1, 7, 1), drawn(2, 4, 1), drawn(3, 7), drawn(4, 49)
+    told = ask("lazy", width=12, scale=1.5, start=start(net), x=x.flatten(), time=6.0, other=other,
+               asked=asked.flatten(), residual=residual)  # fmt: skip
+    kernel, query = pk.gradient_kernel(net, x), pk.gradient_kernel(net, asked, x)
+    assert apart(told["kernel"], kernel) < BOUND
+    assert apart(told["asked"], fs.lazy_training(kernel, residual, 6.0, query=query)) < BOUND
+    assert apart(told["here"], fs.lazy_training(kernel, residual, 6.0)) < BOUND
+    assert apart([told["drift"]], [fs.kernel_drift(kernel, other.view(7, 7)).item()]) < BOUND
+    values, vectors = torch.linalg.eigh(kernel / 7)
+    assert apart(told["rates"], values.flip(0)) < BOUND
+    parts = (vectors.T.flip(0) @ residual).abs()
+    assert apart([abs(v) for v in told["parts"]], parts) < BOUND

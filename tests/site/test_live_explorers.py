@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from pkbook.lab import explorers
 
-NAMES = ("even_and_odd",)
+NAMES = ("even_and_odd", "dormant_unit", "lazy_to_rich")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,57 @@ def even_and_odd(page: Page) -> None:
     assert numbers(caption(page))[3] < 0.5 * odd
 
 
-DRIVEN = {"even_and_odd": even_and_odd}
+def dormant_unit(page: Page) -> None:
+    """Beyond the training inputs the gap is one and the threshold stays where it is put."""
+    counts = page.locator(".pk-ledger")
+    what = handle(page, "start of the last threshold")
+    drag(page, what, -150)
+    assert float(what.get_attribute("aria-valuenow")) < 1
+    assert "rank gap is 0" in counts.text_content()
+    drag(page, what, 150)
+    assert float(what.get_attribute("aria-valuenow")) > 1
+    assert "rank gap is 1" in counts.text_content()
+    moved, pull, kernel, inside, beyond = numbers(caption(page))
+    assert moved == pull == kernel == 0
+    weight = page.get_by_role("slider", name="its weight")
+    weight.focus()
+    page.keyboard.press("Home")  # a weight that nobody trains: only what lies beyond changes
+    assert numbers(caption(page))[3] == inside
+    assert numbers(caption(page))[4] != beyond
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.get_by_label("trained").select_option("both")
+    assert "rank gap is 2" in counts.text_content()
+    what.focus()
+    for _ in range(4):
+        page.keyboard.press("Shift+ArrowLeft")
+    assert "rank gap is 0" in counts.text_content()
+
+
+def lazy_to_rich(page: Page) -> None:
+    """The wider, and the larger the output scale, the less the kernel drifts."""
+
+    def drift() -> float:
+        return float(caption(page).split("drifted by ")[1].split(" %")[0])
+
+    narrow = drift()
+    width = page.get_by_role("slider", name="width")
+    width.focus()
+    page.keyboard.press("End")
+    wide = drift()
+    assert wide < 0.3 * narrow
+    scale = page.get_by_role("slider", name="output scale")
+    scale.focus()
+    page.keyboard.press("Home")
+    assert drift() > 2 * wide
+    what = handle(page, "place of the step")
+    before = caption(page)
+    drag(page, what, -60)
+    assert float(what.get_attribute("aria-valuenow")) < 0.5
+    assert caption(page) != before
+
+
+DRIVEN = {"even_and_odd": even_and_odd, "dormant_unit": dormant_unit, "lazy_to_rich": lazy_to_rich}
 
 
 @pytest.mark.parametrize("home", ["http", "file"])
