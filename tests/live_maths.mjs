@@ -47,6 +47,41 @@ const jobs = {
       drift: lazy.drift(kernel, row(other)),
     };
   },
+
+  // Schedule, embedding, rows, one step back; then a predictor trained and asked.
+  async noising({ T, width, points, noise, x, predicted, xi, tau, run, direction }) {
+    const noising = await load("maths/noising.js");
+    const schedule = noising.linearSchedule(T, 0.1, 6), embedding = noising.sinusoidal(T, width);
+    const rows = noising.noisedRows(row(points), schedule, embedding, width, row(noise));
+    const network = new core.Network({ inputs: 2 + width, width: run.width, outputs: 2 });
+    const how = { network, loss: core.squared, data: rows, optimizer: "adam", settings: { lr: 0.02 } };
+    const trained = new core.Run({ ...how, start: row(run.start) });
+    for (const batch of run.batches) trained.step(batch);
+    const query = noising.withLevel(row(x), tau, embedding, width);
+    return {
+      kept: schedule.kept, embedding, rows, theta: trained.theta,
+      back: noising.stepBack(row(x), row(predicted), row(xi), tau, schedule),
+      parts: core.contributions(trained, query, { row: 1, direction: row(direction) }).parts,
+    };
+  },
+
+  // Feedback, what is sent through the kernel, and some steps of both networks.
+  async game({ width, g, d, z, real, query, loss, steps }) {
+    const maths = await load("maths/adversarial.js");
+    const G = new core.Network({ inputs: 2, width, outputs: 2 }), D = new core.Network({ inputs: 2, width });
+    const [theta, other, latents] = [row(g), row(d), row(z)], first = G.values(theta, latents);
+    const { s, D: chance } = maths.feedback(D, other, first, loss);
+    const sent = maths.sent(G, theta, row(query), latents, s);
+    const learnG = new core.Optimizer("sgd", { lr: 0.1 }, G.size);
+    const learnD = new core.Optimizer("adam", { lr: 0.02, beta1: 0.5 }, D.size);
+    for (let k = 0; k < steps; k++) {
+      const made = G.values(theta, latents), slope = new Float64Array(D.size);
+      learnD.step(other, maths.discriminatorGradient(D, other, row(real), made, slope));
+      const told = maths.feedback(D, other, made, loss).s;
+      learnG.step(theta, maths.generatorGradient(G, theta, latents, told, new Float64Array(G.size)));
+    }
+    return { s, chance, sent, g: theta, d: other };
+  },
 };
 
 const plain = (_, value) => (ArrayBuffer.isView(value) ? [...value] : value);

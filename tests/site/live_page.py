@@ -16,7 +16,6 @@ body {{ margin: 16px; font-family: sans-serif; background: #fff; color: #222832 
 NUMBER = r"[+\N{MINUS SIGN}]?\d+\.\d+"
 
 
-
 def opened(chrome: Browser, address: str, **how) -> Page:
     """A page in which any error of a script and any further request fails the test at its end."""
     page = chrome.new_context(**{"viewport": {"width": 1280, "height": 900}} | how).new_page()

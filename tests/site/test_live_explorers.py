@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from pkbook.lab import explorers
 
-NAMES = ("even_and_odd", "dormant_unit", "lazy_to_rich")
+NAMES = ("even_and_odd", "dormant_unit", "lazy_to_rich", "moving_particles", "moving_samples")
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +101,58 @@ def lazy_to_rich(page: Page) -> None:
     assert caption(page) != before
 
 
-DRIVEN = {"even_and_odd": even_and_odd, "dormant_unit": dormant_unit, "lazy_to_rich": lazy_to_rich}
+def moving_particles(page: Page) -> None:
+    """The way of the reader's particle is carried by other points where it is put elsewhere."""
+    page.wait_for_function(READY)
+    before, what = caption(page), handle(page, "your particle")
+    drag(page, what, -120, -60)
+    assert float(what.get_attribute("aria-valuenow")) < 2.4
+    page.wait_for_function(f"document.querySelector('.pk-caption').textContent !== {before!r}")
+    size, made, first, up, down = numbers(caption(page).split("noise of size")[1])[:5]
+    assert size == made  # along its own way the answer is as long as the noise
+    assert abs(made - first - up - down) < 0.15  # each rounded to one place
+    what.focus()
+    before = caption(page)
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function(f"document.querySelector('.pk-caption').textContent !== {before!r}")
+    page.get_by_role("button", name="Step").click()
+    page.wait_for_function(
+        "document.querySelector('.pk-caption').textContent.includes('level 5 of 20')"
+    )
+
+
+def moving_samples(page: Page) -> None:
+    """Steps move points; another point asked has another answer."""
+    before = caption(page)
+    drag(page, handle(page, "which point is asked"), 150, 60)
+    assert caption(page) != before
+    page.get_by_role("button", name="Step").click()
+    assert caption(page).startswith("Step 31:")
+    rate = page.get_by_role("slider", name="rate of G")
+    rate.focus()
+    before = caption(page)
+    page.keyboard.press("Home")
+    assert caption(page) != before
+    page.get_by_label("loss of G").select_option("minimax")
+    assert caption(page).startswith("Step 31:")
+
+
+READY = "document.querySelector('.pk-caption').textContent.startsWith('Noise')"
+DRIVEN = {
+    "even_and_odd": even_and_odd,
+    "dormant_unit": dormant_unit,
+    "lazy_to_rich": lazy_to_rich,
+    "moving_particles": moving_particles,
+    "moving_samples": moving_samples,
+}
 
 
 @pytest.mark.parametrize("home", ["http", "file"])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_driven(chrome: Browser, homes: dict[str, str], name: str, home: str) -> None:
     page = opened(chrome, f"{homes[home]}/{name}.html")
+    if name == "moving_particles":
+        page.wait_for_function(READY)
     assert dead_sliders(page) == []
     page.reload()
     DRIVEN[name](page)

@@ -16,6 +16,4 @@ def dormant_unit(**settings: object) -> Live:
     """
     begun, found = e8.start(CONFIG), study(STILL)
     told = {"teacher": begun.teacher[0].tolist(), "signs": begun.weights[0].tolist()}
-    return Live(
-        "rank_gap", alt=words(found), still=lambda: draw(found), settings=told | settings
-    )
+    return Live("rank_gap", alt=words(found), still=lambda: draw(found), settings=told | settings)

@@ -9,12 +9,12 @@ import { Frame, Plot, Sheet, element, number, paintMatrix } from "./frame.js";
 import { drift, forecast } from "./maths/lazy.js";
 
 const LEAD =
-  "Make the network wide: it does what its first kernel forecasts. Make it narrow: it does better.";
+  "Widen the network until it does what its first kernel forecast (dashed).";
 // The chapter's setting: 16 points on [-3, 3], rate eta/alpha^2 with eta = 0.125, time 40.
 const N = 16, REACH = 3, ETA = 0.125, STEPS = 320, MODES = 4, SPEED = 80;
 const CONTROLS = {
   width: { label: "width m", values: [4, 16, 64, 256, 1024], initial: 16 },
-  scale: { label: "output scale α", values: [0.25, 0.5, 1, 2, 4], initial: 1 },
+  scale: { label: "output scale α", values: [0.25, 0.5, 1, 2, 4], initial: 0.5 },
   seed: { label: "start", values: [0, 1, 2, 3, 4, 5], initial: 0 },
 };
 const percent = (share) => `${number(100 * share, share < 0.1 ? 1 : 0)} %`;
@@ -103,7 +103,7 @@ class LazyTraining {
       label: "", x: [-REACH, REACH], xlabel: "input x",
       panels: {
         fit: { title: "network, and forecast (dashed)", y: [-2, 2], height: 200 },
-        apart: { title: "how far the two are apart", y: [-1, 1], height: 70 },
+        apart: { title: "how far the two are apart", y: [-0.6, 0.6], height: 70, ticks: 2 },
       },
     });
     this.path = new Plot(aside, {
