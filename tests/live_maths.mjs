@@ -1,4 +1,4 @@
-// Answers tests/test_live_maths.py: reads one task as JSON, computes it with the pages' own modules.
+// Answers tests/test_live_maths.py: one task as JSON, computed with the pages' own modules.
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
@@ -13,7 +13,8 @@ const jobs = {
     const { applied, energy, midpoints, part, waves } = await load("maths/parity.js");
     const x = midpoints(n, 3), seen = x.map((v) => (v * v) / 3);
     const mine = core.side(new core.Network({ width }), row(start), seen), g = row(values);
-    const parts = [part(g, 1), part(g, -1)], kernel = core.kernelMatrix(mine), { even, odd } = waves(x);
+    const parts = [part(g, 1), part(g, -1)], kernel = core.kernelMatrix(mine);
+    const { even, odd } = waves(x);
     return {
       x, parts, energies: parts.map(energy), applied: parts.map((p) => applied(kernel, p)),
       waves: [even, odd],
@@ -22,7 +23,8 @@ const jobs = {
 
   // ReLU units trained on a line, their ranks, and a matrix taken apart.
   async relu({ t, a, x, y, other, rate, steps, trained, query, matrix }) {
-    const line = await load("maths/relu_line.js"), { eigen, singularValues } = await load("maths/matrix.js");
+    const line = await load("maths/relu_line.js");
+    const { eigen, singularValues } = await load("maths/matrix.js");
     const units = { t: row(t), a: row(a) }, at = row(x);
     const first = line.features(units, at, trained);
     const pull = line.descend(units, at, row(y), { rate, steps, trained });
@@ -54,7 +56,8 @@ const jobs = {
     const schedule = noising.linearSchedule(T, 0.1, 6), embedding = noising.sinusoidal(T, width);
     const rows = noising.noisedRows(row(points), schedule, embedding, width, row(noise));
     const network = new core.Network({ inputs: 2 + width, width: run.width, outputs: 2 });
-    const how = { network, loss: core.squared, data: rows, optimizer: "adam", settings: { lr: 0.02 } };
+    const settings = { lr: 0.02 };
+    const how = { network, loss: core.squared, data: rows, optimizer: "adam", settings };
     const trained = new core.Run({ ...how, start: row(run.start) });
     for (const batch of run.batches) trained.step(batch);
     const query = noising.withLevel(row(x), tau, embedding, width);
@@ -68,7 +71,8 @@ const jobs = {
   // Feedback, what is sent through the kernel, and some steps of both networks.
   async game({ width, g, d, z, real, query, loss, steps }) {
     const maths = await load("maths/adversarial.js");
-    const G = new core.Network({ inputs: 2, width, outputs: 2 }), D = new core.Network({ inputs: 2, width });
+    const G = new core.Network({ inputs: 2, width, outputs: 2 });
+    const D = new core.Network({ inputs: 2, width });
     const [theta, other, latents] = [row(g), row(d), row(z)], first = G.values(theta, latents);
     const { s, D: chance } = maths.feedback(D, other, first, loss);
     const sent = maths.sent(G, theta, row(query), latents, s);
@@ -78,7 +82,8 @@ const jobs = {
       const made = G.values(theta, latents), slope = new Float64Array(D.size);
       learnD.step(other, maths.discriminatorGradient(D, other, row(real), made, slope));
       const told = maths.feedback(D, other, made, loss).s;
-      learnG.step(theta, maths.generatorGradient(G, theta, latents, told, new Float64Array(G.size)));
+      const g = maths.generatorGradient(G, theta, latents, told, new Float64Array(G.size));
+      learnG.step(theta, g);
     }
     return { s, chance, sent, g: theta, d: other };
   },

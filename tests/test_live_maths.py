@@ -71,8 +71,9 @@ def test_units_on_a_line_train_and_count_as_in_the_package(trained, outside):
     assert apart(told["first"], relu_line.features(t, a, x, trained)) < BOUND
     pull = torch.zeros_like(t)
     run = relu_line.descend(t, a, x, y, rate=0.1, steps=400, trained=trained)
-    for k, t, a, gradient in run:
-        pull = torch.maximum(pull, gradient) if k < 400 else pull
+    *before, (_, t, a, _) = run
+    for _, _, _, gradient in before:
+        pull = torch.maximum(pull, gradient)
     for name, wanted in {"t": t, "a": a, "pull": pull}.items():
         assert apart(told[name], wanted) < BOUND, name
     assert apart(told["f"], relu_line.outputs(t, a, other)) < BOUND
@@ -125,9 +126,10 @@ def test_a_noise_predictor_trains_and_is_taken_apart():
     z = gen.with_level(schedule.noisy(points[sample], noise, level), level, schedule)
     chosen = [b.tolist() for b in pk.batches(80, size=8, steps=40, seed=0)]
     x, predicted, xi, direction = drawn(3, 3, 2), drawn(4, 3, 2), drawn(5, 3, 2), drawn(6, 2)
+    trained = {"start": begun, "width": 6, "batches": chosen}
     told = ask("noising", T=levels, width=width, points=points.flatten(), noise=noise.flatten(),
-               x=x.flatten(), predicted=predicted.flatten(), xi=xi.flatten(), tau=4,
-               run={"start": begun, "width": 6, "batches": chosen}, direction=direction)  # fmt: skip
+               x=x.flatten(), predicted=predicted.flatten(), xi=xi.flatten(), tau=4, run=trained,
+               direction=direction)  # fmt: skip
     assert len(rows.z) == told["rows"]["n"] == 80
     assert apart(told["kept"][1:], schedule.kept) < BOUND
     assert apart(told["embedding"], table) < BOUND

@@ -96,7 +96,7 @@ def lazy_to_rich(page: Page) -> None:
     assert drift() > 2 * wide
     what = handle(page, "place of the step")
     before = caption(page)
-    drag(page, what, -60)
+    drag(page, what, -90)
     assert float(what.get_attribute("aria-valuenow")) < 0.5
     assert caption(page) != before
 

@@ -39,7 +39,7 @@ def words(found: tuple[Tensor, Tensor]) -> str:
     return (
         f"Sixty generated points after {STEPS} steps, spread {points.std(0)[0].item():.2f} across "
         f"and {points.std(0)[1].item():.2f} up, with an arrow each for what the best discriminator "
-        f"tells it; the longest is {told.norm(dim=1).max().item():.2f}. Crosses mark the three modes."
+        f"tells it; the longest is {told.norm(dim=1).max().item():.2f}. Crosses mark three modes."
     )
 
 

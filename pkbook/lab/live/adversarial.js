@@ -7,7 +7,8 @@
 import { Frame, Plot, number } from "./frame.js";
 import { MODES, SHOWN, Study } from "./adversarial/study.js";
 
-const LEAD = "Press Play: thin arrows are what D tells a point, thick ones where the kernel carries it.";
+const LEAD =
+  "Press Play: thin arrows are what D tells a point, thick ones where the kernel carries it.";
 const RATES = [0.002, 0.005, 0.01, 0.02, 0.05];
 const CONTROLS = {
   generatorRate: { label: "rate of G", values: [0.02, 0.05, 0.1, 0.2, 0.4], initial: 0.2 },
@@ -154,10 +155,11 @@ class Adversarial {
     frame.caption(
       `Step ${study.steps}: ${modes} of ${MODES} modes covered, coherence of the moves ` +
         `${number(coherence)}. The point nearest to the diamond is at ` +
-        `${pair(made).map((value) => number(value, 1)).join(", ")}, D there ${number(chance[q])}. ` +
+        `${pair(made).map((value) => number(value, 1)).join(", ")}, D there ` +
+        `${number(chance[q])}. ` +
         `Cosine of where it is told to go and where it is carried: ${number(cosine)}; of ` +
-        `its move, 1.00, its own feedback makes ${number(shares[q])} and the ten strongest latents ` +
-        `${number(half)}.`,
+        `its move, 1.00, its own feedback makes ${number(shares[q])} and the ten strongest ` +
+        `latents ${number(half)}.`,
     );
     this.main.describe(`Data, generated points, feedback, moves. ${frame.words.textContent}`);
   }

@@ -106,14 +106,14 @@ class DiffusionModel {
     const { stage, side } = this.frame;
     const height = Math.max(190, Math.min(310, Math.round(0.64 * (stage.clientWidth || 480))));
     this.main = new Plot(stage, {
-      label: "", x: [-REACH[0], REACH[0]], xlabel: "",
+      label: "training points", x: [-REACH[0], REACH[0]], xlabel: "",
       panels: { plane: { y: [-REACH[1], REACH[1]], height } },
     });
     this.main.svg.addEventListener("pointerdown", (event) => {
       this.move(...this.main.under("plane", event.clientX, event.clientY));
     });
     this.levels = new Plot(side, {
-      label: "", x: [0, T + 1], xlabel: "training level τ′", ticks: 4,
+      label: "not asked yet", x: [0, T + 1], xlabel: "training level τ′", ticks: 4,
       panels: { parts: { title: "carried by training at level", y: [-1, 1], height: 130 } },
     });
   }
@@ -132,6 +132,7 @@ class DiffusionModel {
     main.dots("plane", "training", xs, ys, "pk-real", 3, "diamond");
     if (!this.states) {
       frame.caption(`Learning: step ${study.run.length} of ${STEPS}.`);
+      main.describe("Training points, and the field that is being learnt.");
       return;
     }
     const now = this.states[level], later = this.states[level - 1], share = this.between;
@@ -176,7 +177,8 @@ class DiffusionModel {
     }
     const told = (this.shown = this.told ?? this.shown), { byPoint } = told;
     const most = Math.max(...byPoint.map(Math.abs)) || 1;
-    const size = (sign) => byPoint.map((v) => (sign * v > 0 ? 2 + 9 * Math.sqrt((sign * v) / most) : 0));
+    const wide = (v) => (v > 0 ? 2 + 9 * Math.sqrt(v / most) : 0);
+    const size = (sign) => byPoint.map((v) => wide(sign * v));
     main.dots("plane", "plus", xs, ys, "pk-plus pk-see", size(1));
     main.dots("plane", "minus", xs, ys, "pk-minus pk-see", size(-1), "diamond");
     this.bars(told.byLevel);
@@ -200,8 +202,8 @@ class DiffusionModel {
     this.frame.caption(
       `Noise level ${this.level} of ${T}: at ${this.place.map((v) => number(v, 1)).join(", ")} ` +
         `the network sees noise of size ${number(size)}, and takes it away along the arrow. The ` +
-        `training points made that ${number(final)} from ${number(initial)}: ${signed(up, 1)} and ` +
-        `${signed(down, 1)}. Most of all carries the point at ${at} (${signed(byPoint[best], 1)}).`,
+        `training points made that ${number(final)} from ${number(initial)}: ` +
+        `${signed(up, 1)} and ${signed(down, 1)}. Most of all carries the point at ${at} (${signed(byPoint[best], 1)}).`,
     );
     this.main.describe(`Particles, field and training points. ${this.frame.words.textContent}`);
   }

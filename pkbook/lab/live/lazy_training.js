@@ -1,8 +1,8 @@
 /**
  * Lazy to rich: width and output scale of a network that learns a step.
  *
- * Its fit lies beside the forecast of its first kernel; aside the drift of the kernel over time, and
- * the kernel before and now.
+ * Its fit lies beside the forecast of its first kernel; aside the drift of the kernel over time,
+ * and the kernel before and now.
  */
 import { Generator, Network, Run, kernelMatrix, side, squared } from "./core.js";
 import { Frame, Plot, Sheet, element, number, paintMatrix } from "./frame.js";
@@ -12,6 +12,7 @@ const LEAD =
   "Widen the network until it does what its first kernel forecast (dashed).";
 // The chapter's setting: 16 points on [-3, 3], rate eta/alpha^2 with eta = 0.125, time 40.
 const N = 16, REACH = 3, ETA = 0.125, STEPS = 320, MODES = 4, SPEED = 80;
+const TOPS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 64]; // of the axis of the drift
 const CONTROLS = {
   width: { label: "width m", values: [4, 16, 64, 256, 1024], initial: 16 },
   scale: { label: "output scale α", values: [0.25, 0.5, 1, 2, 4], initial: 0.5 },
@@ -110,7 +111,8 @@ class LazyTraining {
       label: "", x: [0, STEPS * ETA], xlabel: "time t", ticks: 4,
       panels: { drift: { title: "drift of the kernel", y: [0, 1], height: 84, ticks: 2 } },
     });
-    aside.append(element("p", { class: "pk-subtitle", text: "kernel of the points: first, and now" }));
+    const title = "kernel of the points: first, and now";
+    aside.append(element("p", { class: "pk-subtitle", text: title }));
     const box = element("div", { class: "pk-pair" });
     this.sheets = [0, 1].map(() => new Sheet(box, { label: "", ratio: 1 }));
     aside.append(box);
@@ -122,7 +124,7 @@ class LazyTraining {
     const { frame, main, x, grid, run, place } = this, { width, scale } = frame.values;
     const time = run.length * ETA, [, moved, missed] = this.course.at(-1);
     if (!(missed < 1e3)) {
-      frame.caption(`Width ${width}, scale ${scale}: training left every bound. Try another start.`);
+      frame.caption(`Width ${width}, scale ${scale}: training left every bound. Take other ones.`);
       return;
     }
     const told = forecast(this.kernel, this.wanted.map((value) => -value), time, this.query);
@@ -161,7 +163,7 @@ class LazyTraining {
   /** Drift over time, both kernels, and what is left of the first modes. */
   aside({ rates, modes, parts }, time) {
     const times = this.course.map(([t]) => t), drifts = this.course.map(([, d]) => d);
-    const most = [0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 64].find((top) => top >= Math.max(...drifts)) ?? 256;
+    const most = TOPS.find((top) => top >= Math.max(...drifts)) ?? 256;
     this.path.limits("drift", 0, most);
     this.path.line("drift", "drift", times, drifts, "pk-strong");
     this.path.dots("drift", "now", [times.at(-1)], [drifts.at(-1)], "pk-query", 4);

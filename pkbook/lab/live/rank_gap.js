@@ -112,7 +112,8 @@ class RankGap {
     }
     const most = Math.max(9, ...whole, ...one) * 1.1, least = Math.min(-1, ...whole, ...one) * 1.1;
     main.limits("kernel", least, most);
-    for (const name of ["fit", "kernel"]) main.rule(name, "edge", { x: EDGE }, "pk-faint pk-dotted");
+    for (const panel of ["fit", "kernel"])
+      main.rule(panel, "edge", { x: EDGE }, "pk-faint pk-dotted");
     main.line("kernel", "whole", grid, whole, "pk-faint");
     main.line("kernel", "unit", grid, one, "pk-plus pk-dashed");
     this.handle();
@@ -153,8 +154,8 @@ class RankGap {
       `${this.woken} of ${x.length} training inputs switch the last unit on at the start. In ` +
         `${this.steps} steps its threshold moved by ${number(moved)}; its largest gradient was ` +
         `${number(this.pull[last], 3)}, and its kernel with the training inputs is at most ` +
-        `${number(largest, 1)}. Rank gap ${ranks.gap}. Miss up to 1: ${number(miss(LEFT, EDGE))}, ` +
-        `beyond: ${number(miss(EDGE, REACH))}.`,
+        `${number(largest, 1)}. Rank gap ${ranks.gap}. Miss up to 1: ` +
+        `${number(miss(LEFT, EDGE))}, beyond: ${number(miss(EDGE, REACH))}.`,
     );
     this.main.describe(`Target and network, and the kernel. ${frame.words.textContent}`);
     this.matrix.describe(

@@ -67,7 +67,7 @@ export class Study {
     return { made, s, chance, carried, modes: covered(made), coherence: coherence(carried) };
   }
 
-  /** What each latent sends to the query `q`, along the way that the query goes: shares of its move. */
+  /** What each latent sends to the query `q` along the way that it goes: shares of its move. */
   senders(q, { s, carried }) {
     const { G, g, z } = this, n = z.length / 2;
     const all = sent(G, g, z.subarray(2 * q, 2 * q + 2), z, s);

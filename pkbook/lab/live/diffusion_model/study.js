@@ -1,4 +1,4 @@
-/** What the explorer of diffusion models computes: a noise predictor, its particles, who carries. */
+/** What the explorer of diffusion models computes: a noise predictor, particles, who carries. */
 import { Generator, Network, Run, batch, contributions, squared } from "../core.js";
 import { linearSchedule, noisedRows, sinusoidal, stepBack, withLevel } from "../maths/noising.js";
 
@@ -57,12 +57,12 @@ export class Study {
   }
 
   /**
-   * Who carries a particle at x and level tau along its way, -eps/|eps|: what each training point
-   * and each training level did to the network's answer there.
+   * Who carries a particle at x and level tau along its way: -eps is taken away, so a part of
+   * <eps, eps>/|eps| above zero pushes along the arrow -eps/|eps|. By training point and by level.
    */
   carried(x, tau) {
     const [one, two] = this.noise(x, tau), size = Math.hypot(one, two) || 1;
-    const direction = Float64Array.of(-one / size, -two / size);
+    const direction = Float64Array.of(one / size, two / size);
     const query = withLevel(x, tau, this.embedding, EMBEDDING);
     const told = contributions(this.run, query, { direction });
     const byPoint = new Float64Array(SPOTS * EACH), byLevel = new Float64Array(T);

@@ -12,7 +12,7 @@ function rotation(pp, qq, pq) {
   return [c, c * t];
 }
 
-/** The singular values of A [rows * columns], largest first: columns are turned until orthogonal. */
+/** Singular values of A [rows * columns], largest first: columns are turned until orthogonal. */
 export function singularValues(matrix, rows, columns) {
   const at = Array.from({ length: columns }, (_, j) =>
     Float64Array.from({ length: rows }, (_, i) => matrix[i * columns + j]));

@@ -22,7 +22,7 @@ export function linearSchedule(T, first, last) {
   return { betas, kept, T };
 }
 
-/** e(tau)_{2j} = sin(w_j tau), e(tau)_{2j+1} = cos(w_j tau), w_j = T^(-2j/width); rows [T * width]. */
+/** e(tau)_{2j} = sin(w_j tau), e(tau)_{2j+1} = cos(w_j tau), w_j = T^(-2j/width); [T * width]. */
 export function sinusoidal(T, width) {
   return Float64Array.from({ length: T * width }, (_, at) => {
     const tau = 1 + Math.floor(at / width), column = at % width, even = column - (column % 2);
@@ -42,7 +42,7 @@ export function withLevel(x, tau, embedding, width) {
 }
 
 /**
- * All rows (copy, sample, level): { x [n * (2 + width)], y: noise [n * 2], n, sample [n], level [n] }
+ * All rows (copy, sample, level): { x [n * (2 + width)], y: noise [n * 2], n, sample, level [n] }
  * for points [N * 2] and standard normals `noise` [copies * N * T * 2].
  */
 export function noisedRows(points, { kept, T }, embedding, width, noise) {
@@ -59,7 +59,7 @@ export function noisedRows(points, { kept, T }, embedding, width, noise) {
   return { x, y: noise, n, sample, level };
 }
 
-/** One step of the way back from level tau, for points x [n * 2], predicted noise and normals xi. */
+/** One step back from level tau, for points x [n * 2], predicted noise and normals xi. */
 export function stepBack(x, predicted, xi, tau, { betas, kept }) {
   const beta = betas[tau - 1], pulled = beta / Math.sqrt(1 - kept[tau]);
   const sigma = Math.sqrt((beta * (1 - kept[tau - 1])) / (1 - kept[tau]));
