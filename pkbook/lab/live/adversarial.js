@@ -112,11 +112,11 @@ class Adversarial {
     const longest = (v) => Math.max(1e-9, ...v.map(Math.abs));
     const scaled = (v) => columns(v.map((value) => (0.6 * value) / longest(v)), SHOWN);
     const feedback = told.s.subarray(0, 2 * SHOWN).map((value) => -value);
-    main.arrows("plane", "told", shown, scaled(feedback), "pk-faint pk-minus");
+    main.arrows("plane", "told", shown, scaled(feedback), "pk-thin pk-minus");
     main.arrows("plane", "carried", shown, scaled(told.carried), "pk-plus");
     main.dots("plane", "made", xs, ys, "pk-neutral", 3);
     this.chosen(told, xs, ys);
-    this.lines();
+    this.lines(told);
   }
 
   /** Where D says "data": grey dots on a grid, the larger the surer. */
@@ -164,19 +164,15 @@ class Adversarial {
     this.main.describe(`Data, generated points, feedback, moves. ${frame.words.textContent}`);
   }
 
-  lines() {
-    const { path, course, study } = this, steps = course.map(([k]) => k);
-    if (!steps.length) {
-      steps.push(0);
-      course.push([0, 0, 0]);
-    }
+  lines({ modes, coherence }) {
+    const { path, study } = this, course = [...this.course, [study.steps, modes, coherence]];
+    const steps = course.map(([k]) => k);
     path.span(0, [100, 200, 500, 1000, MOST].find((most) => most >= study.steps) ?? MOST);
     ["modes", "coherence"].forEach((key, at) => {
       const values = course.map((row) => row[at + 1]);
       path.line(key, "line", steps, values, "pk-strong");
       path.dots(key, "now", [steps.at(-1)], [values.at(-1)], "pk-query", 4);
     });
-    const [, modes, coherence] = course.at(-1);
     path.describe(`Modes covered, now ${modes}; coherence, now ${number(coherence)}.`);
   }
 }
