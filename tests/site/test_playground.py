@@ -9,18 +9,10 @@ from pathlib import Path
 import pytest
 from browser import serve
 from checks import dead_sliders
-from playwright.sync_api import Browser, Locator, Page
+from live_page import PAGE, caption, closed, drag, handle, numbers, opened
+from playwright.sync_api import Browser, Page
 
 from pkbook.lab.explorers import playground
-
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Two playgrounds</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>
-html {{ color-scheme: light dark }}
-body {{ margin: 16px; font-family: sans-serif; background: #fff; color: #222832 }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #121212; color: #ced6dd }} }}
-</style></head><body><main class="bd-content"><h1>Playgrounds</h1>{}
-<div style="height: 2000px"></div></main></body>"""
-NUMBER = r"[+\N{MINUS SIGN}]?\d+\.\d+"
 
 
 @pytest.fixture(scope="module")
@@ -42,51 +34,11 @@ def homes(folder: Path) -> Iterator[dict[str, str]]:
         yield {"http": address, "file": folder.as_uri()}
 
 
-def opened(chrome: Browser, address: str, **how) -> Page:
-    """A page in which any error of a script and any further request fails the test at its end."""
-    page = chrome.new_context(**{"viewport": {"width": 1280, "height": 900}} | how).new_page()
-    page.faults = []
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda message: page.faults.append(message.text))
-    home = address.split("#")[0]
-    page.on("request", lambda r: r.url.startswith((home, "data:")) or page.faults.append(r.url))
-    page.goto(address)
-    return page
-
-
-def closed(page: Page) -> None:
-    faults = page.faults
-    page.context.close()
-    assert faults == []
-
-
 @pytest.fixture(params=["http", "file"])
 def page(chrome: Browser, homes: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Page]:
     page = opened(chrome, f"{homes[request.param]}/one.html")
     yield page
     closed(page)
-
-
-def caption(page: Page) -> str:
-    return page.locator(".pk-caption").first.text_content()
-
-
-def numbers(text: str) -> list[float]:
-    return [float(n.replace("\N{MINUS SIGN}", "-")) for n in re.findall(NUMBER, text)]
-
-
-def handle(page: Page, name: str) -> Locator:
-    return page.get_by_role("slider", name=name, exact=False).first
-
-
-def drag(page: Page, what: Locator, right: float, down: float = 0) -> None:
-    box = what.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + right / 2, y + down / 2, steps=3)
-    page.mouse.move(x + right, y + down, steps=3)
-    page.mouse.up()
 
 
 def test_it_appears_trained_and_its_sum_closes(page: Page) -> None:

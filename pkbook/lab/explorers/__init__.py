@@ -4,10 +4,15 @@ from pkbook.lab.explorers.adversarial_rates import adversarial_rates
 from pkbook.lab.explorers.alignment import alignment
 from pkbook.lab.explorers.base import Explorer
 from pkbook.lab.explorers.controls import Control, Frame
+from pkbook.lab.explorers.dormant_unit import dormant_unit
 from pkbook.lab.explorers.ellipses import ellipses
 from pkbook.lab.explorers.endpoints import endpoints
+from pkbook.lab.explorers.even_and_odd import even_and_odd
 from pkbook.lab.explorers.image_kernels import image_kernels
 from pkbook.lab.explorers.lazy_regime import lazy_regime
+from pkbook.lab.explorers.lazy_to_rich import lazy_to_rich
+from pkbook.lab.explorers.moving_particles import moving_particles
+from pkbook.lab.explorers.moving_samples import moving_samples
 from pkbook.lab.explorers.noise_levels import noise_levels
 from pkbook.lab.explorers.null_space import null_space
 from pkbook.lab.explorers.optimizer_paths import optimizer_paths
@@ -26,10 +31,15 @@ __all__ = [
     "Live",
     "adversarial_rates",
     "alignment",
+    "dormant_unit",
     "ellipses",
     "endpoints",
+    "even_and_odd",
     "image_kernels",
     "lazy_regime",
+    "lazy_to_rich",
+    "moving_particles",
+    "moving_samples",
     "noise_levels",
     "null_space",
     "optimizer_paths",

@@ -10,8 +10,8 @@ export class Handle {
   /**
    * @param {Plot} plot and the panel `name` it lives in
    * @param {object} what { label, x, y, text, move(x, y, { done }), step: [dx, dy] (dy 0: moves
-   *   sideways only), range: [low, high] of x, yrange, style, stop: whether Tab stops here,
-   *   key(event) for further keys, choose() when it gets the focus or is touched }
+   *   sideways only, dx 0: up and down only), range: [low, high] of x, yrange, style, stop: whether
+   *   Tab stops here, key(event) for further keys, choose() when it gets the focus or is touched }
    */
   constructor(plot, name, what) {
     Object.assign(this, { plot, name });
@@ -28,16 +28,26 @@ export class Handle {
 
   set(what) {
     this.what = what;
-    const [low, high] = what.range ?? this.plot.x;
+    const [low, high] = this.upright ? this.heights : (what.range ?? this.plot.x);
+    const now = this.upright ? what.y : what.x;
     const said = {
       class: `pk-handle ${what.style ?? ""}`, "aria-label": what.label, "aria-valuetext": what.text,
-      "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": Number(what.x.toFixed(3)),
+      "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": Number(now.toFixed(3)),
       tabindex: what.stop === false ? -1 : 0,
     };
     for (const [key, value] of Object.entries(said)) {
       if (this.node.getAttribute(key) !== String(value)) this.node.setAttribute(key, value);
     }
     this.place();
+  }
+
+  /** Whether it moves up and down only; its value is its height then. */
+  get upright() {
+    return this.what.step?.[0] === 0;
+  }
+
+  get heights() {
+    return this.what.yrange ?? this.plot.panels[this.name].y;
   }
 
   place() {
@@ -71,10 +81,10 @@ export class Handle {
 
   _to(x, y, done) {
     const [low, high] = this.what.range ?? this.plot.x;
-    const [least, most] = this.what.yrange ?? this.plot.panels[this.name].y;
-    const free = this.what.step?.[1];
+    const [least, most] = this.heights, free = this.what.step?.[1];
     const to = free ? Math.min(most, Math.max(least, y)) : this.what.y;
-    this.what.move(Math.min(high, Math.max(low, x)), to, { done });
+    const at = this.upright ? this.what.x : Math.min(high, Math.max(low, x));
+    this.what.move(at, to, { done });
   }
 
   _key(event) {
@@ -84,6 +94,7 @@ export class Handle {
       ArrowLeft: [-dx, 0], ArrowRight: [dx, 0],
       ArrowDown: dy ? [0, -dy] : [-dx, 0], ArrowUp: dy ? [0, dy] : [dx, 0],
     };
+    if (dx === 0) Object.assign(moves, { ArrowLeft: [0, -dy], ArrowRight: [0, dy] });
     if (!dy) Object.assign(moves, { Home: [range[0] - x, 0], End: [range[1] - x, 0] });
     const move = moves[event.key];
     if (!move) {

@@ -206,18 +206,37 @@ export class Plot {
     }
   }
 
-  /** Small marks at (xs, ys): circles, or with `shape` "diamond" hollow diamonds. */
+  /** Arrows from (xs, ys), as long as (us, vs) says; those shorter than two pixels are left out. */
+  arrows(name, key, [xs, ys], [us, vs], style = "pk-strong") {
+    const again = () => this.arrows(name, key, [xs, ys], [us, vs], style);
+    const [panel, node] = this._mark(name, key, "path", `pk-line ${style}`, again);
+    let d = "";
+    for (let i = 0; i < xs.length; i++) {
+      const x = this.across(xs[i]), y = this.down(panel, ys[i]);
+      const right = this.across(xs[i] + us[i]) - x, down = this.down(panel, ys[i] + vs[i]) - y;
+      const size = Math.hypot(right, down), head = Math.min(5, 0.5 * size) / size;
+      if (!(size > 2)) continue;
+      const [p, q] = [right * head, down * head];
+      d += `M${x.toFixed(1)} ${y.toFixed(1)}l${right.toFixed(1)} ${down.toFixed(1)}` +
+        `m${(-p - 0.6 * q).toFixed(1)} ${(-q + 0.6 * p).toFixed(1)}` +
+        `l${(p + 0.6 * q).toFixed(1)} ${(q - 0.6 * p).toFixed(1)}` +
+        `l${(-p + 0.6 * q).toFixed(1)} ${(-q - 0.6 * p).toFixed(1)}`;
+    }
+    node.setAttribute("d", d);
+  }
+
+  /** Marks at (xs, ys): circles or with `shape` "diamond" diamonds; `radius` one, or one each. */
   dots(name, key, xs, ys, style = "pk-neutral", radius = 4, shape = "circle") {
     const again = () => this.dots(name, key, xs, ys, style, radius, shape);
     const [panel, group] = this._mark(name, key, "g", style, again);
     this._children(group, xs.length, "path");
-    const r = radius;
-    const form = shape === "circle"
+    const form = (r) => (shape === "circle"
       ? `m${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`
-      : `m0 ${-r}l${r} ${r}l${-r} ${r}l${-r} ${-r}z`;
+      : `m0 ${-r}l${r} ${r}l${-r} ${r}l${-r} ${-r}z`);
     for (let i = 0; i < xs.length; i++) {
+      const r = Number((typeof radius === "number" ? radius : radius[i]).toFixed(1));
       const x = this.across(xs[i]).toFixed(1), y = this.down(panel, ys[i]).toFixed(1);
-      group.children[i].setAttribute("d", `M${x} ${y}${form}`);
+      group.children[i].setAttribute("d", `M${x} ${y}${form(r)}`);
     }
   }
 

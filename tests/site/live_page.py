@@ -1,0 +1,56 @@
+"""A page with explorers that compute in it, and how to drive it; shared by their tests."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Browser, Locator, Page
+
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Explorers</title>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>
+html {{ color-scheme: light dark }}
+body {{ margin: 16px; font-family: sans-serif; background: #fff; color: #222832 }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #121212; color: #ced6dd }} }}
+</style></head><body><main class="bd-content"><h1>Explorers</h1>{}
+<div style="height: 2000px"></div></main></body>"""
+NUMBER = r"[+\N{MINUS SIGN}]?\d+\.\d+"
+
+
+def opened(chrome: Browser, address: str, **how) -> Page:
+    """A page in which any error of a script and any further request fails the test at its end."""
+    page = chrome.new_context(**{"viewport": {"width": 1280, "height": 900}} | how).new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda message: page.faults.append(message.text))
+    home = address.split("#")[0]
+    page.on("request", lambda r: r.url.startswith((home, "data:")) or page.faults.append(r.url))
+    page.goto(address)
+    return page
+
+
+def closed(page: Page) -> None:
+    faults = page.faults
+    page.context.close()
+    assert faults == []
+
+
+def caption(page: Page) -> str:
+    return page.locator(".pk-caption").first.text_content()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(n.replace("\N{MINUS SIGN}", "-")) for n in re.findall(NUMBER, text)]
+
+
+def handle(page: Page, name: str) -> Locator:
+    return page.get_by_role("slider", name=name, exact=False).first
+
+
+def drag(page: Page, what: Locator, right: float, down: float = 0) -> None:
+    box = what.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + right / 2, y + down / 2, steps=3)
+    page.mouse.move(x + right, y + down, steps=3)
+    page.mouse.up()
