@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pkbook.interpolation.trajectory import Trajectory, batches
+from pkbook.kernels.of import margin
 from pkbook.lab.live import Live
 from pkbook.lab.plots import MINUS, PLUS, figure, style
 from pkbook.problems import data, losses, models
 
 TRAIN, TEST, SHADES = 600, 200, 15
-STEPS, BATCH, SHOWN, QUERY = 60, 50, 5, 37  # of the still picture
+STEPS, BATCH, SHOWN, QUERY = 30, 50, 5, 39  # of the still picture
 
 
 def digits(**settings: object) -> Live:
@@ -80,10 +81,9 @@ def _study() -> Study:
         run.step(batch)
     with torch.no_grad():
         winner, rival = net(query)[0].topk(2).indices.tolist()
-    told = run.interpolate(query, nodes=2)
-    pushes = told.contributions[:, 0, winner] - told.contributions[:, 0, rival]
-    final = (told.final[0, winner] - told.final[0, rival]).item()
-    return Study(query[0], winner, rival, pushes, final, x)
+    told = run.interpolate(query, of=margin(winner, rival), nodes=2)
+    pushes = told.contributions.flatten()
+    return Study(query[0], winner, rival, pushes, told.final.item(), x)
 
 
 @style()
@@ -95,10 +95,10 @@ def _draw(found: Study) -> Figure:
         for ax in line:
             ax.set(xticks=[], yticks=[])
         line[0].set_visible(name == "for")
-        line[0].imshow(found.query.view(14, 14), cmap="gray_r")
+        line[0].imshow(found.query.view(14, 14).numpy(), cmap="gray_r")
         line[0].set_title(f"read as {found.winner}", fontsize=9)
         for ax, i in zip(line[1:], chosen.tolist(), strict=True):
-            ax.imshow(found.x[i].view(14, 14), cmap="gray_r")
+            ax.imshow(found.x[i].view(14, 14).numpy(), cmap="gray_r")
             ax.set_title(f"{name} {found.pushes[i]:+.2f}", fontsize=9)
             ax.spines[:].set(visible=True, color=colour, linewidth=2)
     return fig

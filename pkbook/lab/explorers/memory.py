@@ -37,10 +37,10 @@ def _plane(beta: float) -> Tensor:
 @style()
 def _draw(plane: Tensor) -> Figure:
     fig, (whole, row) = figure(2, 1, width=4.5, height=5.4, sharex=True, height_ratios=(2, 1))
-    whole.imshow(plane.T, origin="lower", cmap=SEQUENTIAL, aspect="auto")
+    whole.imshow(plane.T.numpy(), origin="lower", cmap=SEQUENTIAL, aspect="auto")
     whole.axhline(SHOWN, color=PALETTE[1], linewidth=0.9, linestyle=":")
     whole.set(ylabel="gradient of step $s$", title="how much it counts in step $t$")
-    row.bar(range(STEPS), plane[:, SHOWN], color=PLUS)
+    row.bar(range(STEPS), plane[:, SHOWN].numpy(), color=PLUS)
     row.set(xlabel="step $t$", ylabel=f"row $s={SHOWN}$")
     return fig
 

@@ -14,7 +14,7 @@ const SLICE = 20; // milliseconds of training between two displays
 const MOST_PLACES = 400; // of a drawing
 const TENTHS = Array.from({ length: BINS }, (_, bin) => bin + 1);
 const LEAD = "Draw a digit: below are the training digits that made the network read it so.";
-const FIRST = 38; // the test digit at the start
+const FIRST = 40; // the test digit at the start
 
 const controls = (n) => ({
   digit: { label: "test digit", values: Array.from({ length: n }, (_, k) => k + 1), initial: FIRST },

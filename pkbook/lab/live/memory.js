@@ -22,7 +22,7 @@ const CONTROLS = {
   beta1: { label: "momentum β₁", values: BETAS, initial: 0.9 },
   beta2: { label: "squares β₂", values: [0.5, 0.8, 0.9, 0.99, 0.999], initial: 0.9 },
   decay: { label: "weight decay", values: [0, 0.2, 0.5, 1], initial: 0.5 },
-  t: { label: "made of: step t", values: Array.from({ length: STEPS }, (_, k) => k), initial: 25 },
+  t: { label: "step t", values: Array.from({ length: STEPS }, (_, k) => k), initial: 25 },
 };
 const LEAD = "Drag the gradient of step s: it pushes at once, and goes on pushing in later steps.";
 const SPEED = 8; // steps a second
@@ -48,26 +48,28 @@ class Memory {
   place() {
     const { stage, side } = this.frame, title = (text) => element("p", { class: "pk-subtitle", text });
     const box = element("div", { class: "pk-plane" });
-    this.sheet = new Sheet(box, { label: "", ratio: 0.62 });
-    stage.append(title("how much the gradient of step s (up) counts in step t (right)"), box);
+    this.sheet = new Sheet(box, { label: "", ratio: 0.5 });
+    stage.append(title("dark: the gradient of step s (up) counts much in step t (right)"), box);
     this.life = new Plot(stage, {
       label: "", x: [-0.5, STEPS - 0.5], xlabel: "step t",
       panels: {
-        acts: { title: "the chosen row: what it does in step t", y: [0, 1], height: 74 },
-        push: { title: "what its push has become", y: [0, 1], height: 74 },
+        acts: { title: "what it does in step t", y: [0, 1], height: 60, ticks: 2 },
+        push: { title: "what its push has become", y: [0, 1], height: 56, ticks: 2 },
       },
     });
     this.made = new Plot(side, {
       label: "", x: [-0.5, STEPS - 0.5], xlabel: "step s", ticks: 4,
       panels: {
-        made: { title: "a column: what step t is made of", y: [0, 1], height: 90 },
+        made: { title: "what step t is made of", y: [0, 1], height: 110 },
         g: { title: "the gradients", y: [-1, 1], height: 56 },
       },
     });
     const follow = (event) => {
       if (event.type === "pointermove" && !(event.buttons & 1)) return;
-      const { top, height } = this.sheet.node.getBoundingClientRect();
+      const { left, top, width, height } = this.sheet.node.getBoundingClientRect();
       this.choose(Math.floor(STEPS * (1 - (event.clientY - top) / height)));
+      const t = Math.floor((STEPS * (event.clientX - left)) / width);
+      this.frame.set("t", Math.min(STEPS - 1, Math.max(0, t)));
       this.frame.redraw();
       this.frame.changed();
     };
@@ -119,7 +121,7 @@ class Memory {
     const parts = steps.map((k) => weights[t * K + k]);
     made.bars("made", "made", steps, parts, Math.max(2, (0.7 * made.inner) / K), s);
     const reach = round(Math.max(...g.map(Math.abs)));
-    made.limits("g", -reach, reach);
+    made.limits("g", Math.min(...g) < 0 ? -reach : 0, reach);
     made.bars("g", "g", steps, [...g], Math.max(2, (0.7 * made.inner) / K), s);
     life.handle("acts", "s", {
       label: "gradient of step s", x: s, y: row.acts[s], style: "pk-query", step: [1, 0],
@@ -141,7 +143,9 @@ class Memory {
       for (let k = 0; k < K; k++) {
         for (let s = 0; s <= k; s++) {
           context.globalAlpha = Math.sqrt(Math.max(0, weights[k * K + s] / most));
-          context.fillRect(k * wide, height - (s + 1) * high, wide + 0.4, high + 0.4);
+          const [left, top] = [Math.round(k * wide), Math.round(height - (s + 1) * high)];
+          const [right, bottom] = [(k + 1) * wide, height - s * high].map(Math.round);
+          context.fillRect(left, top, right - left, bottom - top);
         }
       }
       context.globalAlpha = 1;

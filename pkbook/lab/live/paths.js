@@ -11,7 +11,7 @@ const SPEED = 0.5; // time units a second
 const CONTROLS = {
   rate: { label: "learning rate η", values: RATES, initial: 0.2 },
   batch: { label: "batch size", values: [1, 2, 4], initial: 2 },
-  pair: { label: "pair shown", values: Array.from({ length: SHOWN }, (_, k) => k + 1), initial: 3 },
+  pair: { label: "pair shown", values: Array.from({ length: SHOWN }, (_, k) => k + 1), initial: 5 },
   seed: { label: "seed", values: [0, 1, 2, 3], initial: 0 },
 };
 const LEAD =
@@ -40,7 +40,7 @@ class Paths {
     this.main = new Plot(stage, {
       label: "", x: [0, TIME], xlabel: "time",
       panels: {
-        paths: { title: "prediction − gradient flow: single pairs", y: [-1, 1], height: 150 },
+        paths: { title: "pairs of paths, less the gradient flow", y: [-1, 1], height: 150 },
         means: { title: `their means, over ${PAIRS} pairs`, y: [-1, 1], height: 150 },
       },
     });
@@ -123,7 +123,8 @@ class Paths {
     const { distances, seen } = this, rates = Object.keys(seen).map(Number).sort((a, b) => a - b);
     const strong = rates.map((rate) => seen[rate].strong), weak = rates.map((r) => seen[r].weak);
     const most = Math.max(0.05, ...strong);
-    distances.limits("apart", 0, [0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5].find((h) => h >= most) ?? 3);
+    const top = [0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5].find((height) => height >= most) ?? 3;
+    distances.limits("apart", -0.06 * top, top);
     distances.line("apart", "strong line", rates, strong, "pk-faint pk-plus");
     distances.line("apart", "weak line", rates, weak, "pk-faint pk-third pk-dashed");
     distances.dots("apart", "strong", rates, strong, "pk-plus", 5);

@@ -3,7 +3,7 @@ import { element, number, Plot, Sheet, signed, small } from "../frame.js";
 import { BINS, counted, SIDE } from "./study.js";
 
 const SHOWN = 8;
-const HEIGHTS = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128];
+const HEIGHTS = [0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128];
 const round = (reach) => HEIGHTS.find((height) => height >= reach) ?? 256;
 const place = (name, ...children) => element("div", { class: name }, ...children);
 const title = (text) => element("p", { class: "pk-subtitle", text });

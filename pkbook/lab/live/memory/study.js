@@ -18,7 +18,7 @@ const LARGE = 12, TIMES = 6; // the step with a large gradient, and how large it
 const series = (f) => Float64Array.from({ length: STEPS }, (_, s) => f(s));
 const draws = new Generator(5).normals(STEPS);
 export const GRADIENTS = {
-  one: { words: `alike, but ${TIMES} times at step ${LARGE}`, g: series((s) => (s === LARGE ? TIMES : 1)) },
+  one: { words: `alike, one ${TIMES}-fold`, g: series((s) => (s === LARGE ? TIMES : 1)) },
   alike: { words: "all alike", g: series(() => 1) },
   fading: { words: "fading", g: series((s) => 0.9 ** s) },
   noisy: { words: "noisy", g: draws },

@@ -7,7 +7,9 @@
  */
 import { diffusionStep, drivenBatch, Generator, Network, sgdStep, squared } from "../core.js";
 
-export const TIME = 2, QUERY = 1.5, PAIRS = 300;
+export const TIME = 2;
+export const QUERY = 1.5;
+export const PAIRS = 300;
 const SAMPLES = 8, WIDTH = 8, FINEST = 0.025;
 
 /** The task: eight points of a sine, eight tanh units. */
