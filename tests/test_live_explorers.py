@@ -170,7 +170,10 @@ def test_a_pair_of_paths_is_driven_by_the_same_normals():
     told = ask("pair", rate=rate, size=size, steps=steps, inner=inner)
     x = torch.tensor(told["x"], dtype=torch.float64)[:, None]
     net, n = pk.models.mlp(1, 8, 1, activation="tanh", seed=0).double(), len(x)
-    start, query = torch.tensor(told["start"], dtype=torch.float64), torch.full((1, 1), 1.5).double()
+    start, query = (
+        torch.tensor(told["start"], dtype=torch.float64),
+        torch.full((1, 1), 1.5).double(),
+    )
 
     def moved(theta, weights):
         """theta less the weighted sum of the samples' gradients, by autograd."""

@@ -49,7 +49,7 @@ class Memory {
     const { stage, side } = this.frame, title = (text) => element("p", { class: "pk-subtitle", text });
     const box = element("div", { class: "pk-plane" });
     this.sheet = new Sheet(box, { label: "", ratio: 0.5 });
-    stage.append(title("dark: the gradient of step s (up) counts much in step t (right)"), box);
+    stage.append(title("how much the gradient of step s (up) counts in step t (right)"), box);
     this.life = new Plot(stage, {
       label: "", x: [-0.5, STEPS - 0.5], xlabel: "step t",
       panels: {
@@ -157,7 +157,7 @@ class Memory {
       context.strokeRect(t * wide, 0.75, wide, height - 1.5);
     });
     this.sheet.describe(
-      `Plane of steps t and s for ${NAMES[this.frame.values.optimizer]}: dark where the gradient ` +
+      `Plane of steps t and s for ${NAMES[this.frame.values.optimizer]}: full colour where the gradient ` +
         "of step s counts much in step t, empty above the diagonal, for no step knows later ones.",
     );
   }
