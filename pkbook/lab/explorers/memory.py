@@ -48,7 +48,7 @@ def _draw(plane: Tensor) -> Figure:
 def _words(plane: Tensor) -> str:
     push = plane[:, SHOWN].cumsum(0)
     return (
-        f"SGD with momentum {BETA:g}. The gradient of step {SHOWN} counts {plane[SHOWN, SHOWN]:.2f} "
+        f"Momentum {BETA:g}. The gradient of step {SHOWN} counts {plane[SHOWN, SHOWN]:.2f} "
         f"learning rates in its own step and {plane[SHOWN + 10, SHOWN]:.2f} ten steps later; by "
         f"step {STEPS - 1} it has pushed by {push[-1]:.2f}. No step knows "
         "later gradients: above the diagonal stands nothing."

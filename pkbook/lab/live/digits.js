@@ -17,7 +17,9 @@ const LEAD = "Draw a digit: below are the training digits that made the network 
 const FIRST = 40; // the test digit at the start
 
 const controls = (n) => ({
-  digit: { label: "test digit", values: Array.from({ length: n }, (_, k) => k + 1), initial: FIRST },
+  digit: {
+    label: "test digit", values: Array.from({ length: n }, (_, k) => k + 1), initial: FIRST,
+  },
   rival: {
     label: "rather than", initial: "second",
     options: { second: "its second choice", ...Object.fromEntries(
@@ -227,7 +229,8 @@ class Digits {
       return;
     }
     const push = left.reduce((sum, i) => sum + told.parts[i], 0), one = left.length === 1;
-    const who = one ? `Training digit ${left[0] + 1}, a ${study.y[left[0]]}, is left out. Its push was `
+    const who = one
+      ? `Training digit ${left[0] + 1}, a ${study.y[left[0]]}, is left out. Its push was `
       : `${left.length} training digits are left out. Their pushes add up to `;
     this.compared.textContent = `${who}${signed(push)}. Trained again without ` +
       `${one ? "it" : "them"}, the lead changes by ${change === null ? "…" : signed(change)}` +

@@ -46,7 +46,8 @@ class Memory {
   }
 
   place() {
-    const { stage, side } = this.frame, title = (text) => element("p", { class: "pk-subtitle", text });
+    const { stage, side } = this.frame;
+    const title = (text) => element("p", { class: "pk-subtitle", text });
     const box = element("div", { class: "pk-plane" });
     this.sheet = new Sheet(box, { label: "", ratio: 0.5 });
     stage.append(title("how much the gradient of step s (up) counts in step t (right)"), box);
@@ -157,8 +158,8 @@ class Memory {
       context.strokeRect(t * wide, 0.75, wide, height - 1.5);
     });
     this.sheet.describe(
-      `Plane of steps t and s for ${NAMES[this.frame.values.optimizer]}: full colour where the gradient ` +
-        "of step s counts much in step t, empty above the diagonal, for no step knows later ones.",
+      `Plane of steps t and s for ${NAMES[this.frame.values.optimizer]}: full colour where the ` +
+        "gradient of step s counts much in step t, empty above the diagonal, for no step knows later ones.",
     );
   }
 
@@ -173,11 +174,12 @@ class Memory {
     const own = all ? parts[t] / all : 0;
     const late = Math.min(K - 1, s + 10);
     frame.caption(
-      `${NAMES[optimizer]}${used}, gradients ${GRADIENTS[values.gradients].words}. One unit of the ` +
-        `gradient of step ${s} counts ${number(acts[s])} learning rates in its own step and ` +
+      `${NAMES[optimizer]}${used}, gradients ${GRADIENTS[values.gradients].words}. One unit ` +
+        `of the gradient of step ${s} counts ${number(acts[s])} learning rates in its own step and ` +
         `${number(acts[late])} in step ${late}. Its push grows to ${number(most)}` +
         (half > s ? `, half of it by step ${half}` : "") +
-        `${push.at(-1) < 0.99 * most ? ` and has shrunk to ${number(push.at(-1))} in the end` : ""}. ` +
+        (push.at(-1) < 0.99 * most ? ` and has shrunk to ${number(push.at(-1))} in the end` : "") +
+        ". " +
         `Of the weights in step ${t}, ${number(100 * own, 0)} % are its own gradient's.`,
     );
     this.life.describe(`Row of step ${s}: it counts ${number(acts[s])} in its own step, ` +

@@ -1,5 +1,7 @@
 /**
- * Weak and strong: SGD and its diffusion with the same noise. Their paths differ, their means agree.
+ * Weak and strong: SGD and its diffusion with the same noise.
+ *
+ * Their paths differ, their means agree.
  */
 import { element, Frame, number, Plot } from "./frame.js";
 import { Cloud, PAIRS, TIME } from "./paths/study.js";
@@ -22,7 +24,8 @@ class Paths {
   constructor(root, settings) {
     this.seen = {}; // distances by learning rate, of this batch size and seed
     this.frame = new Frame(root, {
-      name: "paths", label: "Weak and strong: SGD and its diffusion with the same noise", lead: LEAD,
+      name: "paths", lead: LEAD,
+      label: "Weak and strong: SGD and its diffusion with the same noise",
       controls: CONTROLS, change: (key) => this.change(key), draw: () => this.draw(),
       player: {
         advance: (seconds) => this.advance(seconds),
@@ -45,7 +48,8 @@ class Paths {
       },
     });
     this.legend = element("p", {
-      class: "pk-ledger", text: "Solid blue: SGD. Dashed orange: diffusion. Band: two standard errors.",
+      class: "pk-ledger",
+      text: "Solid blue: SGD. Dashed orange: diffusion. Band: two standard errors.",
     });
     stage.append(this.legend);
     this.distances = new Plot(side, {

@@ -82,7 +82,8 @@ function share(run, s, u, told) {
  * @param {Float64Array} x queries [m * d]; `row` says which one
  * @param {object} how { row: 0, direction: a [C] (the first output), rule: GAUSS[3], bins: 1 }
  * @returns {object} parts [N], byLayer [N * 2], byTime [N * bins], both in `cells` [N * bins * 2],
- *   other (weight decay), initial, final, explained = sum of parts + other, and gap = |change - explained| / |change|
+ *   other (weight decay), initial, final, explained = sum of parts + other, and
+ *   gap = |change - explained| / |change|
  */
 export function contributions(run, x, { row = 0, direction, rule = GAUSS[3], bins = 1 } = {}) {
   if (!run.record) throw new Error("the run must be recorded; leave out record: false");

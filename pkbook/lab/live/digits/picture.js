@@ -1,4 +1,4 @@
-/** What the digit memory draws: the digit, how it is read, who made it so, the sum, layers, time. */
+/** What the digit memory draws: the digit, how it is read, who made it so, where and when. */
 import { element, number, Plot, Sheet, signed, small } from "../frame.js";
 import { BINS, counted, SIDE } from "./study.js";
 

@@ -107,7 +107,8 @@ export class Study {
   /** How many test digits are read rightly, and which are not. */
   accuracy() {
     if (this.score) return this.score;
-    const scores = this.how.network.values(this.whole.run.theta, this.test.x), n = this.test.y.length;
+    const { x, y: { length: n } } = this.test;
+    const scores = this.how.network.values(this.whole.run.theta, x);
     const wrong = [];
     for (let i = 0; i < n; i++) {
       if (firstTwo(scores.subarray(10 * i, 10 * i + 10))[0] !== this.test.y[i]) wrong.push(i);
