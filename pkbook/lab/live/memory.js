@@ -159,7 +159,7 @@ class Memory {
     });
     this.sheet.describe(
       `Plane of steps t and s for ${NAMES[this.frame.values.optimizer]}: full colour where the ` +
-        "gradient of step s counts much in step t, empty above the diagonal, for no step knows later ones.",
+        "gradient of step s counts much in step t, empty above the diagonal: no step knows later ones.",
     );
   }
 
@@ -175,8 +175,8 @@ class Memory {
     const late = Math.min(K - 1, s + 10);
     frame.caption(
       `${NAMES[optimizer]}${used}, gradients ${GRADIENTS[values.gradients].words}. One unit ` +
-        `of the gradient of step ${s} counts ${number(acts[s])} learning rates in its own step and ` +
-        `${number(acts[late])} in step ${late}. Its push grows to ${number(most)}` +
+        `of the gradient of step ${s} counts ${number(acts[s])} learning rates in its own step ` +
+        `and ${number(acts[late])} in step ${late}. Its push grows to ${number(most)}` +
         (half > s ? `, half of it by step ${half}` : "") +
         (push.at(-1) < 0.99 * most ? ` and has shrunk to ${number(push.at(-1))} in the end` : "") +
         ". " +
