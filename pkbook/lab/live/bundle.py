@@ -9,6 +9,7 @@ import hashlib
 import json
 import posixpath
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
@@ -114,6 +115,13 @@ def own_script(explorer: str) -> str:
     shared = {module for name in SHARED for module in needed(name)}
     own = [module for module in needed(f"{explorer}.js") if module not in shared]
     return _checked(f"{_body(own)}\npkLive['{version()}'].start();")
+
+
+def data_script(explorer: str, data: Mapping[str, object]) -> str:
+    """What an explorer computes with, as a module that the loader hands to its ``start``."""
+    text = json.dumps(dict(data), separators=(",", ":"))
+    maker = f"(exports) => {{ Object.assign(exports, {text}); }}"
+    return _checked(f"pkLive['{version()}'].define('{explorer}.data', {maker});")
 
 
 def _body(modules: list[str]) -> str:

@@ -4,6 +4,7 @@ import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from matplotlib.figure import Figure
 
@@ -25,32 +26,41 @@ class Live:
         alt: what is to be seen on the still picture.
         still: draws that picture, a matplotlib Figure, or is the traced Drawing itself.
         settings: initial values of the explorer's controls, by their key in the module.
+        data: what the module computes with (pictures, texts), as its ``start`` gets it after the
+            settings.  The book's build puts it into a file of its own, once for all pages.
 
-    Raises FileNotFoundError for a name without a module, TypeError for settings that JSON does not
-    know or a ``still`` that draws no Figure, ValueError for an empty ``alt``.
+    Raises FileNotFoundError for a name without a module, TypeError for settings or data that JSON
+    does not know or a ``still`` that draws no Figure, ValueError for an empty ``alt``.
     """
 
     name: str
     alt: str
     still: Drawing | Callable[[], Figure]
     settings: Mapping[str, object] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         checked_alt(self.alt)
         bundle.source(f"{self.name}.js")
-        json.dumps(dict(self.settings))
+        json.dumps([dict(self.settings), dict(self.data)])
 
     def html(self) -> str:
-        """The still picture in its box, and the two scripts that bring the box to life."""
+        """The still picture in its box, and the scripts that bring the box to life."""
         settings = html.escape(json.dumps(dict(self.settings)))
         version = bundle.version()
         return (
             f'<div class="pk-live" data-explorer="{self.name}" data-version="{version}" '
             f'data-settings="{settings}"><div class="pk-still">{self._picture()}'
             f"<p>{html.escape(self.alt)}</p></div></div>"
-            f"{_script('shared', bundle.shared_script())}"
+            f"{_script('shared', bundle.shared_script())}{self._data()}"
             f"{_script(self.name, bundle.own_script(self.name))}"
         )
+
+    def _data(self) -> str:
+        if not self.data:
+            return ""
+        text = bundle.data_script(self.name, self.data)
+        return _script(f"{self.name}-data-{sha256(text.encode()).hexdigest()[:8]}", text)
 
     def _repr_html_(self) -> str:
         return self.html()

@@ -14,9 +14,10 @@
     const waiting = `.pk-live[data-version="${VERSION}"]:not(.pk-ready)`;
     for (const root of document.querySelectorAll(waiting)) {
       if (!makers[`${root.dataset.explorer}.js`]) continue;
-      const still = root.firstElementChild;
+      const still = root.firstElementChild, { explorer, settings } = root.dataset;
       try {
-        need(`${root.dataset.explorer}.js`).start(root, JSON.parse(root.dataset.settings));
+        const data = makers[`${explorer}.data`] ? need(`${explorer}.data`) : {};
+        need(`${explorer}.js`).start(root, JSON.parse(settings), data);
       } catch (error) {
         root.replaceChildren(still); // the picture is better than nothing
         root.classList.add("pk-ready");

@@ -70,6 +70,8 @@ function share(run, s, u, told) {
     told.byLayer[2 * i] += factor * first;
     told.byLayer[2 * i + 1] += factor * last;
     told.byTime[i * told.bins + bin] += factor * (first + last);
+    told.cells[2 * (i * told.bins + bin)] += factor * first;
+    told.cells[2 * (i * told.bins + bin) + 1] += factor * last;
   });
 }
 
@@ -79,8 +81,9 @@ function share(run, s, u, told) {
  * @param {Run} run a recorded run
  * @param {Float64Array} x queries [m * d]; `row` says which one
  * @param {object} how { row: 0, direction: a [C] (the first output), rule: GAUSS[3], bins: 1 }
- * @returns {object} parts [N], byLayer [N * 2], byTime [N * bins], other (weight decay), initial,
- *   final, explained = sum of parts + other, and gap = |change - explained| / |change|
+ * @returns {object} parts [N], byLayer [N * 2], byTime [N * bins], both in `cells` [N * bins * 2],
+ *   other (weight decay), initial, final, explained = sum of parts + other, and
+ *   gap = |change - explained| / |change|
  */
 export function contributions(run, x, { row = 0, direction, rule = GAUSS[3], bins = 1 } = {}) {
   if (!run.record) throw new Error("the run must be recorded; leave out record: false");
@@ -88,7 +91,7 @@ export function contributions(run, x, { row = 0, direction, rule = GAUSS[3], bin
   const a = direction ?? Float64Array.from({ length: network.outputs }, (_, c) => (c ? 0 : 1));
   const told = {
     bins, parts: new Float64Array(data.n), byLayer: new Float64Array(2 * data.n),
-    byTime: new Float64Array(bins * data.n), other: 0,
+    byTime: new Float64Array(bins * data.n), cells: new Float64Array(2 * bins * data.n), other: 0,
     initial: answer(network, parameters[0], x, row, a),
     final: answer(network, run.theta, x, row, a),
   };
