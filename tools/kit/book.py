@@ -18,7 +18,15 @@ import nbformat
 import yaml
 
 START = "start_here"
-LEFT_OUT = ("index", "teaching", "run_it", "results")  # pages of the site alone
+LEFT_OUT = (
+    "index",
+    "teaching",
+    "run_it",
+    "results",
+    "changelog",
+    "status",
+    "accessibility",
+)  # pages of the site alone
 AFTER = 90  # pages that are no chapters come after them: 90-notation, 91-hypotheses
 BOXES = {
     "prf:theorem": "Theorem",

@@ -81,6 +81,9 @@ def _of_box(box: Box, page: str, book: Book) -> Iterator[Piece]:
     elif box.name == "bibliography":
         for key, entry in bibliography(book).items():
             yield Piece(f"**{entry.short}.** {entry.full}", key)
+    elif box.name == "glossary":
+        terms = re.sub(r"^(\S.*)\n((?:[ ]+\S.*\n?)+)", _of_term, inside + "\n", flags=re.M)
+        yield Piece(terms.rstrip(), box.label)
     else:
         raise KitError(f"{page}: no plain form is known for the directive {{{box.name}}}")
 
@@ -91,6 +94,11 @@ def framed(head: str, body: str, kind: str) -> str:
     end = " $\\square$" if kind == "Proof" and "\\square" not in body else ""
     closing = f"\n\n{end.strip()}" if end else ""
     return f'<div style="{style}">\n\n{head}\n\n{body}{closing}\n\n</div>'
+
+
+def _of_term(found: re.Match) -> str:
+    """A term of the glossary, and what it means."""
+    return f"**{found[1]}**: {' '.join(found[2].split())}\n"
 
 
 def words(text: str, page: str, book: Book) -> str:

@@ -21,7 +21,7 @@ def study() -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, target and fit of a network of x² with 32 units, ``[n]`` each."""
     x = interval(-3.0, 3.0, 64, rule="midpoint", dtype=torch.float64).nodes
     waves = [torch.cos(2 * x[:, 0]), torch.sin(2 * x[:, 0])]
-    y = sum(wave / wave.square().mean().sqrt() for wave in waves) / math.sqrt(2)
+    y = torch.stack([w / w.square().mean().sqrt() for w in waves]).sum(0) / math.sqrt(2)
     net = mlp(1, 32, 1, activation="tanh", seed=0).double()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     for _ in range(STEPS):

@@ -59,6 +59,7 @@ def _study() -> Study:
     for name, run in zip(KINDS, (dl.discrete, dl.diffusion), strict=True):
         generator = torch.Generator().manual_seed(0)  # the same normals for both
         told[name] = run(limit, query, steps=STEPS, paths=PAIRS, generator=generator)
+    generator = torch.Generator().manual_seed(0)
     still = dl.SGD(limit.task, RATE, len(x))  # the full batch has no noise
     flow = dl.diffusion(still, query, steps=STEPS, paths=1, generator=generator).outputs[..., 0]
     less = {name: run.outputs[..., 0] - flow for name, run in told.items()}
