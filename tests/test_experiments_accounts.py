@@ -1,5 +1,8 @@
 """How good is an account: the accounts against naive autograd, and the numbers that judge them."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -163,6 +166,18 @@ def test_findings_answer_their_claims_and_the_table_holds_every_account(tiny):
     assert set(TINY.accounts) < set(table)
     assert len(table["TRAK"]["0.5 left out, another seed"]) == 2
     assert 0 <= min(table["wrong labels, random"]["auroc"])
+
+
+def test_the_long_run_that_is_shipped_is_that_of_the_findings():
+    shipped = accounts.long_run()
+    assert set(shipped) == set(accounts.Config.full().optimizers)
+    path = Path(__file__).parents[1] / "results" / "C23-full.json"
+    kept = json.loads(path.read_text())["settings"]
+    for name, rows in shipped.items():
+        assert set(accounts.Config.full().accounts) < set(rows)
+        scores = rows["contributions"]["0.5 left out"]
+        told = kept[f"1000 digits, {name}"]["half left out: score of contributions"]
+        assert sum(scores) / len(scores) == pytest.approx(told["mean"])
 
 
 def test_finished_trainings_are_kept_and_taken_up(tiny, tmp_path, monkeypatch):
