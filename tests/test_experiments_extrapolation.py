@@ -42,6 +42,11 @@ def trained():
 
 
 @pytest.fixture(scope="module")
+def scores(trained):
+    return failure_scores.run(trained)
+
+
+@pytest.fixture(scope="module")
 def unseen():
     return unseen_digits.run(FEW)
 
@@ -450,8 +455,7 @@ def test_queries_are_what_their_names_say():
     assert (sets["letters"].y == -1).all()
 
 
-def test_scores_have_one_area_for_each_set(trained):
-    scores = failure_scores.run(trained)
+def test_scores_have_one_area_for_each_set(trained, scores):
     assert scores.unlike.shape == scores.failure.shape == (2, len(failure_scores.SCORES), 4)
     assert scores.step_unlike.shape == scores.step_failure.shape == (2, 2, 4)
     sets = failure_scores.queries(5, 2, "BI")
@@ -481,9 +485,8 @@ def test_scores_have_one_area_for_each_set(trained):
 # ---- pictures -------------------------------------------------------------------------------
 
 
-def test_figures_are_drawn(trained, unseen):
+def test_figures_are_drawn(trained, unseen, scores):
     assert all(isinstance(f, Figure) for f in figures.figures(trained).values())
-    scores = failure_scores.run(trained)
     for number in ("unlike", "failure"):
         axes = failure_scores.draw(scores, number).axes
         assert [t.get_text() for t in axes[0].get_yticklabels()] == list(failure_scores.SCORES)

@@ -143,8 +143,13 @@ def test_chunks_are_one_whole_interpolation_in_every_field(run, queries, tmp_pat
     assert not told.reached.any()  # no tolerance was asked for
 
 
-@pytest.mark.parametrize("rule", [{}, {"tolerance": 1e-6}, {"rule": "riemann"}, {"nodes": 1}])
-@pytest.mark.parametrize("outputs", [None, 1, -1, "each"])
+@pytest.mark.parametrize(
+    ("rule", "outputs"),
+    [
+        *(({}, outputs) for outputs in (None, 1, -1, "each")),
+        ({"tolerance": 1e-6}, "each"), ({"rule": "riemann"}, None), ({"nodes": 1}, 1),
+    ],
+)  # fmt: skip
 def test_a_chunk_is_the_interpolation_of_its_queries_bit_for_bit(run, queries, rule, outputs):
     each = torch.tensor([0, 1, 1, 0, 1, 0, 0])
     outputs = each if outputs == "each" else outputs

@@ -78,7 +78,7 @@ def test_completeness_on_the_mnist_network_with_kinks_and_dropout():
     x, y = pk.data.mnist("train", per_class=6)
     query, labels = pk.data.mnist("test", per_class=1, classes=(1, 4, 9))
     model = pk.models.mnist_cnn(seed=0)
-    options = {"lr": 0.05, "momentum": 0.9, "size": 20, "steps": 40}
+    options = {"lr": 0.05, "momentum": 0.9, "size": 20, "steps": 15}
     run = train(model, (x, y), loss=pk.losses.cross_entropy, **options)
     rough = run.interpolate(query, outputs=labels, nodes=1, tolerance=None)
     told = run.interpolate(query, outputs=labels, nodes=1, tolerance=1e-3)
@@ -310,7 +310,7 @@ def test_each_query_is_refined_by_itself(monkeypatch):
     """Together, and with nothing kept in memory, every query gets what it gets alone."""
     x, y = pk.data.mnist("train", per_class=2)
     model = pk.models.mnist_cnn(seed=0)
-    run = train(model, (x, y), loss=pk.losses.cross_entropy, lr=0.1, size=10, steps=5)
+    run = train(model, (x, y), loss=pk.losses.cross_entropy, lr=0.1, size=10, steps=2)
     query, _ = pk.data.mnist("test", per_class=1, classes=(1, 4, 9))
     ask = {"outputs": 4, "nodes": 1, "most_pieces": 128}
     together = run.interpolate(query, **ask)
