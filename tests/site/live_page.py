@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page
+
+from pkbook.lab import explorers
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Explorers</title>
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>
@@ -14,6 +18,14 @@ body {{ margin: 16px; font-family: sans-serif; background: #fff; color: #222832 
 </style></head><body><main class="bd-content"><h1>Explorers</h1>{}
 <div style="height: 2000px"></div></main></body>"""
 NUMBER = r"[+\N{MINUS SIGN}]?\d+\.\d+"
+
+
+def write_pages(folder: Path, names: Iterable[str]) -> Path:
+    """A page for each explorer of these names."""
+    for name in names:
+        told = f'<div class="cell_output">{getattr(explorers, name)().html()}</div>'
+        (folder / f"{name}.html").write_text(PAGE.format(told), encoding="utf8")
+    return folder
 
 
 def opened(chrome: Browser, address: str, **how) -> Page:
@@ -54,3 +66,11 @@ def drag(page: Page, what: Locator, right: float, down: float = 0) -> None:
     page.mouse.move(x + right / 2, y + down / 2, steps=3)
     page.mouse.move(x + right, y + down, steps=3)
     page.mouse.up()
+    drawn(page)
+
+
+def drawn(page: Page) -> None:
+    """Wait for the next picture: what follows a pointer is drawn with the browser's frames."""
+    page.evaluate(
+        "() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))"
+    )

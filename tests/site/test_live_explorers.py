@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from browser import serve
 from checks import dead_sliders
-from live_page import PAGE, caption, closed, drag, handle, numbers, opened
+from live_page import caption, closed, drag, handle, numbers, opened, write_pages
 from playwright.sync_api import Browser, Page
-
-from pkbook.lab import explorers
 
 NAMES = ("even_and_odd", "dormant_unit", "lazy_to_rich", "moving_particles", "moving_samples")
 
@@ -19,11 +17,7 @@ NAMES = ("even_and_odd", "dormant_unit", "lazy_to_rich", "moving_particles", "mo
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page for each explorer."""
-    folder = tmp_path_factory.mktemp("explorers")
-    for name in NAMES:
-        told = f'<div class="cell_output">{getattr(explorers, name)().html()}</div>'
-        (folder / f"{name}.html").write_text(PAGE.format(told), encoding="utf8")
-    return folder
+    return write_pages(tmp_path_factory.mktemp("explorers"), NAMES)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from browser import serve
 from checks import dead_sliders
+from live_page import caption, closed, drag, drawn, handle, numbers, opened, write_pages
 from playwright.sync_api import Browser, Page
-from test_playground import PAGE, caption, closed, drag, handle, numbers, opened
-
-from pkbook.lab import explorers
 
 NAMES = ("digits", "memory", "paths")
 READY = """() => {
@@ -23,11 +21,7 @@ READY = """() => {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One page for each of the three."""
-    folder = tmp_path_factory.mktemp("explorers")
-    for name in NAMES:
-        cell = f'<div class="cell_output">{getattr(explorers, name)().html()}</div>'
-        (folder / f"{name}.html").write_text(PAGE.format(cell), encoding="utf8")
-    return folder
+    return write_pages(tmp_path_factory.mktemp("explorers"), NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +85,7 @@ def test_digits(chrome: Browser, home: str) -> None:
     page.mouse.move(pad["x"] + 70, pad["y"] + 20)
     page.mouse.down()
     page.mouse.move(pad["x"] + 66, pad["y"] + 120, steps=8)
+    drawn(page)
     assert "So far this is read as a" in caption(page)
     page.mouse.up()
     page.wait_for_function("/^The digit you drew, is read as a 1/.test("
@@ -121,6 +116,7 @@ def test_memory(chrome: Browser, home: str) -> None:
     assert "has shrunk to" in caption(page)
     plane = page.locator(".pk-plane canvas").bounding_box()
     page.mouse.click(plane["x"] + 0.51 * plane["width"], plane["y"] + 0.51 * plane["height"])
+    drawn(page)
     assert "gradient of step 19 counts" in caption(page)
     assert "weights in step 20" in caption(page)
     page.get_by_role("button", name="Step").click()

@@ -24,7 +24,6 @@ from pkbook.evaluation import answers, linear_datamodeling_score, mislabelled, s
 from pkbook.interpolation.influence import influence
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.self_influence import self_influence
-from pkbook.kernels import of
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import (
@@ -141,12 +140,11 @@ class Result:
 
 def account(study: Study, name: str) -> Tensor:
     """Scores ``[N, m]`` of one account."""
-    asked = of.log_odds(study.labels)
     if name == "contributions":
-        told = interpolate(study.run, study.queries, of=asked, nodes=2, tolerance=None)
+        told = interpolate(study.run, study.queries, of=study.asked, nodes=2, tolerance=None)
         return told.contributions[..., 0]
     if name == "influence":
-        return influence(study.run, study.queries, of=asked).effects[..., 0]
+        return influence(study.run, study.queries, of=study.asked).effects[..., 0]
     return OTHERS[name](study)
 
 
@@ -175,7 +173,7 @@ def removals(config: Config, study: Study, scores: dict[str, Tensor]) -> dict[st
 def trained_again(study: Study, rows: Tensor) -> Tensor:
     """Log-odds of the queries after trainings with other weights, ``[R, m]``."""
     models = retrained(study.run, rows.to(study.x.device), divisor="rest")
-    return answers(models, study.queries, of.log_odds(study.labels))[..., 0].double().cpu()
+    return answers(models, study.queries, study.asked)[..., 0].double().cpu()
 
 
 def suspects(config: Config, optimizer: str, seed: int, x: Tensor, y: Tensor) -> dict[str, Tensor]:

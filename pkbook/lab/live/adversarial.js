@@ -50,7 +50,7 @@ class Adversarial {
         reset: () => this.train(0),
       },
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.plots();
     this.frame.start();
   }

@@ -40,7 +40,7 @@ class DiffusionModel {
         reset: () => this.to(T),
       },
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.plots();
     this.frame.start();
   }

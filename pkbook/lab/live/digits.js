@@ -49,7 +49,7 @@ class Digits {
       controls: controls(this.study.test.y.length), change: (key) => this.change(key),
       draw: () => this.draw(), state: this.state(),
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.picture = new Picture(this.frame, (i) => this.leaveOut(i));
     this.compared = element("p", { class: "pk-compared" });
     this.frame.below.append(this.compared);

@@ -5,7 +5,7 @@
  * and the kernel before and now.
  */
 import { Generator, Network, Run, kernelMatrix, side, squared } from "./core.js";
-import { Frame, Plot, Sheet, element, number, paintMatrix } from "./frame.js";
+import { Frame, Plot, Sheet, bounded, element, number, paintMatrix } from "./frame.js";
 import { drift, forecast } from "./maths/lazy.js";
 
 const LEAD =
@@ -30,21 +30,14 @@ class LazyTraining {
       name: "lazy-training", label: "Lazy to rich: width and output scale", lead: LEAD,
       controls: CONTROLS, draw: () => this.draw(),
       change: () => this.train(STEPS),
-      state: {
-        place: {
-          read: (text) => {
-            if (text && Math.abs(Number(text)) <= 2.5) this.place = Number(text);
-          },
-          write: () => String(this.place),
-        },
-      },
+      state: { place: bounded(this, "place", 2.5) },
       player: {
         advance: (seconds) => this.advance(seconds),
         step: () => this.further(1),
         reset: () => this.train(0),
       },
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.plots();
     this.frame.start();
   }

@@ -40,7 +40,7 @@ class Memory {
       },
       state: { s: { read: (text) => this.choose(Number(text)), write: () => String(this.s) } },
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.place();
     this.frame.start();
   }

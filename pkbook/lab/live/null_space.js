@@ -4,7 +4,7 @@
  * A network that sees x^2 learns the even part and never touches the odd one; one that sees x can
  * learn both.
  */
-import { Frame, Plot, element, number, small } from "./frame.js";
+import { Frame, Plot, bounded, element, number, small } from "./frame.js";
 import { Study } from "./null_space/study.js";
 
 const LEAD =
@@ -36,20 +36,14 @@ class NullSpace {
         reset: () => this.study.begin(this.frame.values),
       },
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.plots();
     this.frame.start();
   }
 
   /** The two amounts, in the address. */
   state() {
-    const one = (key) => ({
-      read: (text) => {
-        const value = Number(text);
-        if (text && Math.abs(value) <= MOST) this.study.amounts[key] = value;
-      },
-      write: () => String(this.study.amounts[key]),
-    });
+    const one = (key) => bounded(this.study.amounts, key, MOST);
     return { even: one("even"), odd: one("odd") };
   }
 

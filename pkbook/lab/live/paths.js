@@ -33,7 +33,7 @@ class Paths {
         reset: () => this.until(0),
       },
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.place();
     this.frame.start();
   }

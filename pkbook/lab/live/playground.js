@@ -46,7 +46,7 @@ class Playground {
       },
       state: this.state(),
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.usual(settings);
     this.picture = new Picture(this.frame);
     this.more = [

@@ -4,7 +4,7 @@
  * Above target and network, in the middle the kernel between a query beyond the interval and every
  * input; aside the tangent matrix, whose last row empties over the training inputs.
  */
-import { COLOURS, Frame, Plot, Sheet, element, number } from "./frame.js";
+import { COLOURS, Frame, Plot, Sheet, bounded, element, number } from "./frame.js";
 import { descend, features, outputs, rankGap, throughUnit } from "./maths/relu_line.js";
 
 const LEAD =
@@ -32,21 +32,14 @@ class RankGap {
     this.frame = new Frame(root, {
       name: "rank-gap", label: "Rank gap: drag one threshold out of the interval", lead: LEAD,
       controls: CONTROLS, change: () => this.train(), draw: () => this.draw(),
-      state: {
-        place: {
-          read: (text) => {
-            if (text && Math.abs(Number(text)) <= REACH) this.place = Number(text);
-          },
-          write: () => String(this.place),
-        },
-      },
+      state: { place: bounded(this, "place", REACH) },
       player: {
         advance: (seconds) => this.advance(seconds),
         step: () => this.further(1),
         reset: () => this.train(0),
       },
     });
-    for (const [key, value] of Object.entries(settings)) this.frame.set(key, value);
+    this.frame.take(settings);
     this.plots();
     this.frame.start();
   }

@@ -33,6 +33,11 @@ class Study:
         assert isinstance(model, nn.Sequential)
         return model
 
+    @cached_property
+    def asked(self) -> of.Of:
+        """What the accounts are asked about: the log-odds of the queries' labels."""
+        return of.log_odds(self.labels)
+
     def losses_of(self, model: nn.Module) -> Tensor:
         """Gradients of the training samples' losses, ``[N, P]``."""
         asked = of.loss_of(losses.cross_entropy, self.y)
@@ -40,7 +45,7 @@ class Study:
 
     def odds(self, model: nn.Module) -> Tensor:
         """Gradients of the log-odds at the queries, ``[m, P]``."""
-        return tangent_features(model, self.queries, of=of.log_odds(self.labels))[:, 0]
+        return tangent_features(model, self.queries, of=self.asked)[:, 0]
 
     def signs(self) -> Tensor:
         """1 for a sample of a query's class, else -1, ``[N, m]``."""

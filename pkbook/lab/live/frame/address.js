@@ -17,6 +17,16 @@ export function isAddressed(name) {
   return location.hash.slice(1).split("?")[0] === name;
 }
 
+/** A part of an explorer's state: the number `owner[key]`, taken from an address within ±`most`. */
+export function bounded(owner, key, most) {
+  return {
+    read: (text) => {
+      if (text && Math.abs(Number(text)) <= most) owner[key] = Number(text);
+    },
+    write: () => String(owner[key]),
+  };
+}
+
 /** Put `values`, an object of texts, into the address, without a step in the history. */
 export function writeAddress(name, values) {
   if (inLab()) return;

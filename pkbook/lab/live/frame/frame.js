@@ -149,6 +149,11 @@ export class Frame {
     this._choose(key, String(value));
   }
 
+  /** The initial values that a cell gave, by key. */
+  take(settings) {
+    for (const [key, value] of Object.entries(settings)) this.set(key, value);
+  }
+
   /** Grey a control out where it has no meaning (momentum without momentum). */
   enable(key, whether) {
     this.inputs[key].disabled = !whether;
