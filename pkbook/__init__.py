@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pkbook.lab import explorers, plots
     from pkbook.lab.claims import ClaimNotHeld, claim
     from pkbook.lab.exercises import check
+    from pkbook.lab.trained import trained
     from pkbook.problems import data, losses, models
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "self_influence",
     "step_pairs",
     "tangent_features",
+    "trained",
     "two_time_kernel",
     "weighted_kernel",
 ]
@@ -105,6 +107,7 @@ LATER = {
     "losses": "pkbook.problems.losses",
     "models": "pkbook.problems.models",
     "plots": "pkbook.lab.plots",
+    "trained": "pkbook.lab.trained:trained",
 }
 
 

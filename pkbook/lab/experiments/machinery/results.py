@@ -10,7 +10,7 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import SupportsFloat
 
@@ -232,6 +232,13 @@ class Finding:
         word = "With" if parts else "with"
         return ". ".join([*parts, f"{word} {first}: {self._seen(first)}"])
 
+    @property
+    def deciding(self) -> str:
+        """The sentence that names what decides the verdict."""
+        if self.verdict == REPRODUCED:
+            return "Every number that has a bound keeps it."
+        return _sentence(self.reason)
+
     def _seen(self, setting: str) -> str:
         """The numbers of a setting that miss their bounds, beside them."""
         numbers, found = self.settings[setting], []
@@ -290,31 +297,37 @@ def as_text(finding: Finding) -> str:
     return "\n".join(lines)
 
 
-def line(criterion: Criterion, number: Measured, bold: str = "{}") -> str:
+def line(criterion: Criterion, number: Measured) -> str:
     """A number with its name, its bound and whether it holds."""
     mark = criterion.judge(number)
     said = "" if mark == REPORTED else f"; {MARKS[mark]}"
-    return f"{criterion.name}: {bold.format(number)}; {criterion.threshold}{said}"
+    return f"{criterion.name}: {number}; {criterion.threshold}{said}"
 
 
 def as_html(finding: Finding) -> str:
-    """For pages: a list rather than a table, so that it fits a phone."""
+    """For pages: the verdict with the row that decides it, and a small table a setting."""
     claim, e = finding.claim, html.escape
     parts = [
         f'<div class="pk-finding"><p><b>{e(claim.id)}, {e(claim.title)}</b> '
-        f"({e(claim.paper)}): <b>{e(finding.verdict)}</b>"
-        + (f". {e(_sentence(finding.reason))}" if finding.reason else ".")
-        + "</p>"
+        f"({e(claim.paper)}): <b>{e(finding.verdict)}</b>. {e(finding.deciding)}</p>"
     ]
     for setting, numbers in finding.settings.items():
-        items = "".join(
-            f"<li>{line(replace(c, name=e(c.name)), numbers[c.name], '<b>{}</b>')}</li>"
-            for c in claim.criteria
-        )
         spreads = sorted({n.meaning for n in numbers.values() if n.low != n.high})
         note = f" In brackets: {'; '.join(spreads)}." if spreads else ""
-        parts.append(f"<p>With {e(setting)}.{e(note)}</p><ul>{items}</ul>")
+        rows = "".join(_row(c, numbers[c.name]) for c in claim.criteria)
+        parts.append(f"<p>With {e(setting)}.{note}</p><table><thead>{HEAD}</thead>")
+        parts.append(f"<tbody>{rows}</tbody></table>")
     return "".join(parts) + "</div>"
+
+
+HEAD = "<tr><th>number</th><th>measured</th><th>bound</th><th>holds?</th></tr>"
+
+
+def _row(criterion: Criterion, number: Measured) -> str:
+    bound = "" if criterion.threshold == REPORTED else criterion.threshold
+    mark = MARKS[criterion.judge(number)]
+    cells = (html.escape(criterion.name), f"<b>{number}</b>", bound or "none, reported", mark)
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _sentence(text: str) -> str:
