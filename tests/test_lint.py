@@ -15,18 +15,23 @@ import lint_notebooks as linter  # noqa: E402  (tools/ is no package)
 
 NOTEBOOKS = linter.notebooks_in([ROOT / "book"])
 FOLDED = {"jupyter": {"source_hidden": True}}
+KINDS = {"solution": FOLDED, "starter": {"tags": ["starter", "remove-cell"]}}
 ALT = "Two curves; the blue one stays above the orange one everywhere."
 
 
-def exercise(label: str) -> list[tuple[str, str]]:
+def exercise(label: str, level: str = "Recall", name: str = "") -> list[tuple[str, str]]:
     """An exercise with an executed, folded solution, as CONTRIBUTING.md prescribes it."""
+    title = f"{level}: a short title"
+    starter = ("starter", f'answer = None\npk.check("{name}", answer)')
     return [
-        ("markdown", f":::{{exercise}} A short title\n:label: {label}\n\nShow that $a=b$.\n:::"),
+        ("markdown", f":::{{exercise}} {title}\n:label: {label}\n\nShow that $a=b$.\n:::"),
+        *([starter] if name else []),
         (
             "markdown",
             f":::{{solution-start}} {label}\n:class: dropdown\n:::\n\nCompute both sides.",
         ),
         ("solution", "assert 1 + 1 == 2"),
+        *([("solution", f'pk.check("{name}", 2)')] if name else []),
         ("markdown", "They agree.\n\n:::{solution-end}\n:::"),
     ]
 
@@ -37,7 +42,7 @@ def notebook(*cells: tuple[str, str]) -> dict:
         cell = {"cell_type": "markdown", "id": f"c{place}", "metadata": {}, "source": source}
         if kind != "markdown":
             cell |= {"cell_type": "code", "outputs": [], "execution_count": None}
-            cell["metadata"] = copy.deepcopy(FOLDED) if kind == "solution" else {}
+            cell["metadata"] = copy.deepcopy(KINDS.get(kind, {}))
         built.append(cell)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return {"cells": built, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
@@ -50,10 +55,18 @@ def clean() -> dict:
         ("markdown", "## What you will be able to do\n\nRead Theorem 2.2 and Thms 3.4, 3.5."),
         ("markdown", "## Before you start\n\nRun time: under one minute on two cores."),
         ("markdown", "## The idea\n\nAt $\\eta=0.1$ see `0.25`, [here](https://a.org/v1.5)."),
+        ("markdown", "### By hand\n\n$f=\\theta x$ at $x=2$: the kernel is $4$."),
+        ("code", "assert 2 * 2 == 4"),
         ("markdown", "## An extra section\n\n$$\n\\alpha = 0.5\n$$\n\nCor. A.1 and Section 5.1."),
         ("markdown", "## Definition\n\n:::{prf:definition} Kernel\n:label: def\n\n$K$.\n:::"),
         ("markdown", "## Why it is true\n\n```python\n# not a heading\nx = 0.1\n```"),
         ("markdown", "## See it\n\nThe learning rate is 0.1. <!-- given -->"),
+        ("code", 'pk.trained(net, sgd, "squared loss", steps=3)'),
+        ("code", "pk.explorers.waves()"),
+        (
+            "markdown",
+            ":::{admonition} Try it\n:class: tip\n\nWhy?\n:::\n\n:::{dropdown} Seen\nSo.\n:::",
+        ),
         ("code", "def sketch(ax):\n    ax.plot([1, 2])\n    ax.set_title('a')"),
         ("code", f"figure, ax = plt.subplots()\nsketch(ax)\nplots.show(figure, alt={ALT!r})"),
         ("code", f"pk.plots.show(pk.experiments.ring.draw(result), alt={ALT!r})"),
@@ -62,9 +75,10 @@ def clean() -> dict:
         ("markdown", "## Where it stops holding\n\nAt kinks: ![a kink](kink.png)."),
         ("markdown", "## Summary\n\n<img src='a.png' alt='a kink'>"),
         ("markdown", "## Exercises"),
-        *exercise("ex-one"),
-        *exercise("ex-two"),
-        ("markdown", ":::{exercise}\n:label: ex-three\n\nWhy?\n:::"),
+        *exercise("ex-one", "Recall", "chapter.1"),
+        *exercise("ex-two", "Compute", "chapter.2"),
+        *exercise("ex-four", "Explore"),
+        ("markdown", ":::{exercise} Prove: why\n:label: ex-three\n\nWhy?\n:::"),
         ("markdown", ":::{solution} ex-three\n:class: dropdown\n\nIn words.\n:::"),
         ("markdown", "## Further reading\n\nSee {cite}`guo2026`."),
     )
@@ -115,11 +129,13 @@ def swap_sections(book: dict) -> None:
 
 
 def only_two_exercises(book: dict) -> None:
-    removed(":::{exercise}\n:label: ex-three")(book)
-    removed(":::{solution} ex-three")(book)
+    for start in (":::{exercise} Prove", ":::{solution} ex-three"):
+        removed(start)(book)
+    place = book["cells"].index(cell(book, ":::{exercise} Explore"))
+    del book["cells"][place : place + 4]
 
 
-def seven_exercises(book: dict) -> None:
+def four_more(book: dict) -> None:
     extra = [part for label in "abcd" for part in exercise(label)]
     place = book["cells"].index(cell(book, "## Further"))
     new = notebook(*extra)["cells"]
@@ -127,11 +143,11 @@ def seven_exercises(book: dict) -> None:
 
 
 def no_executed_solution(book: dict) -> None:
-    for label in ("ex-one", "ex-two"):
+    for label in ("ex-one", "ex-two", "ex-four"):
         gate = cell(book, f":::{{solution-start}} {label}")
         place = book["cells"].index(gate)
         gate["source"] = gate["source"].replace("-start", "").replace(":::\n\n", "\n") + "\n:::"
-        del book["cells"][place + 1 : place + 3]
+        del book["cells"][place + 1 : place + (3 if label == "ex-four" else 4)]
 
 
 def unfolded_in_lab(book: dict) -> None:
@@ -140,12 +156,12 @@ def unfolded_in_lab(book: dict) -> None:
 
 
 def solution_without_code(book: dict) -> None:
-    place = book["cells"].index(cell(book, ":::{solution-start} ex-one"))
+    place = book["cells"].index(cell(book, ":::{solution-start} ex-four"))
     del book["cells"][place + 1]
 
 
 def solution_never_closed(book: dict) -> None:
-    place = book["cells"].index(cell(book, ":::{solution-start} ex-two"))
+    place = book["cells"].index(cell(book, ":::{solution-start} ex-four"))
     book["cells"][place + 2]["source"] = "They agree."
 
 
@@ -189,13 +205,40 @@ FAULTS = {
     "run time": (replaced("## Before", "Run time: under", "Under"), "state the run time"),
     "no assert": (replaced("assert error", "assert error < 1e-9, error", "error"), "no assert"),
     "empty assert": (replaced("assert error", "error < 1e-9, error", "True"), "no assert"),
-    "two exercises": (only_two_exercises, "2 exercises; a chapter has 3 to 6"),
-    "seven exercises": (seven_exercises, "7 exercises; a chapter has 3 to 6"),
+    "two exercises": (only_two_exercises, "2 exercises; a chapter has 4 to 6|three levels"),
+    "eight exercises": (four_more, "8 exercises; a chapter has 4 to 6"),
+    "no level": (replaced(":::{exercise} Prove", "Prove: why", "Why"), "begin with Recall"),
+    "two levels": (
+        lambda book: [
+            replaced(f":::{{exercise}} {level}", level, "Recall")(book)
+            for level in ("Prove", "Explore")
+        ],
+        "fewer than three levels",
+    ),
+    "no example by hand": (
+        replaced("### By hand", "### By hand", "### On paper"),
+        "no example by hand",
+    ),
+    "by hand unasserted": (
+        replaced("assert 2 * 2 == 4", "assert 2 * 2 == 4", "2 * 2"),
+        "no assert in the code under",
+    ),
+    "by hand and long": (
+        replaced("assert 2 * 2 == 4", "assert", "x = 1\n" * 12 + "assert"),
+        "at most 12 lines",
+    ),
+    "untold training": (removed("pk.trained"), "what is trained"),
+    "no guide": (removed(":::{admonition} Try it"), "1 explorers and 0 guides"),
+    "answer unchecked": (removed('pk.check("chapter.1"'), "in a solution alone: chapter.1"),
+    "printed source": (code("inspect.getsource(f)"), "prints a function's source"),
     "no solution": (removed(":::{solution} ex-three"), "do not match"),
     "wrong label": (replaced(":::{solution} ex-three", "ex-three", "ex-3"), "do not match"),
     "not folded": (replaced(":::{solution} ex-three", "dropdown", "tip"), "not folded"),
     "not folded in Lab": (unfolded_in_lab, "fold it in JupyterLab"),
-    "never executed": (no_executed_solution, "at least one is executed"),
+    "never executed": (
+        no_executed_solution,
+        "at least one is executed|in a starter cell or in a solution alone",
+    ),
     "gate without code": (solution_without_code, "no code in this solution"),
     "gate left open": (solution_never_closed, "is not closed|heading inside a solution"),
     "heading in a solution": (
@@ -273,7 +316,7 @@ def test_a_claim_told_twice_is_reported_with_both_places():
 
 def test_an_exercise_without_label_is_reported():
     book = clean()
-    replaced(":::{exercise}\n:label: ex-three", ":label: ex-three\n", "")(book)
+    replaced(":::{exercise} Prove", ":label: ex-three\n", "")(book)
     assert any("needs a ':label:'" in text for text in linter.lint(book, "chapter.ipynb"))
 
 
@@ -305,7 +348,7 @@ def test_the_command_names_the_file_and_fails(tmp_path):
     (tmp_path / "bad.ipynb").write_text(json.dumps(bad))
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "bad.ipynb: cell 12: calls plt.show" in result.stdout
+    assert "bad.ipynb: cell 17: calls plt.show" in result.stdout
 
 
 def test_the_book_has_notebooks():
