@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -109,6 +110,17 @@ def test_icons_are_inline_and_hidden_from_screen_readers(site: Path, tmp_path: P
     assert 'aria-hidden="true"' in icon
     assert 'data-mode="x"' in icon
     assert 'd="M0 0z"' in icon
+
+
+def test_the_search_finds_ids_with_dots(site: Path) -> None:
+    """In Sphinx's own script, as it is installed; it must have the line that is changed."""
+    theirs = Path(sphinx.__file__).parent / "themes" / "basic" / "static" / "searchtools.js"
+    script = site / "_static" / "searchtools.js"
+    script.write_text(theirs.read_text(encoding="utf8"), encoding="utf8")
+    finish_site.find_any_anchor(script)
+    text = script.read_text(encoding="utf8")
+    assert text.count(finish_site.ANCHOR) == 1
+    assert '[role="main"] ${anchor}' not in text
 
 
 def test_glyphs_of_the_icon_font_become_masks() -> None:

@@ -37,6 +37,7 @@ SETTLED = """{
 # The theme asks every block of code and every output for its width, which lays the whole page out;
 # custom.js does the same for what is near.
 WIDTHS = re.compile(r'\["pre","\.nboutput > \.output_area"[^\]]*\]\.join\(", "\)')
+ANCHOR = '`[role="main"] [id="${anchor.slice(1)}"]`'
 MATHFONTS = "mathematics.css"
 
 
@@ -80,6 +81,7 @@ def finish(folder: Path, mathjax: Path, facts: Facts | None = None) -> list[str]
         site.pages[path] = light_scripts(text, path.name, site)
     inline_styles(site, shapes, drawn)
     leave_widths_alone(site.static / "scripts" / "pydata-sphinx-theme.js")
+    find_any_anchor(site.static / "searchtools.js")
     site.write()
     page_facts.write_missing_page(folder, facts)
     clear(site)
@@ -136,6 +138,15 @@ def leave_widths_alone(script: Path) -> None:
     if script.exists():
         text = script.read_text(encoding="utf8")
         script.write_text(WIDTHS.sub('".pk-no-such-box"', text), encoding="utf8")
+
+
+def find_any_anchor(script: Path) -> None:
+    """Let the search find a section whose id holds a dot, as a module's does: to a selector the
+    rest of the name would be a class."""
+    if script.exists():
+        text = script.read_text(encoding="utf8")
+        found = text.replace('`[role="main"] ${anchor}`', ANCHOR)
+        script.write_text(found, encoding="utf8")
 
 
 def inline_styles(site: Site, shapes: Mapping[str, Shape], mathematics_rules: str) -> None:
