@@ -98,6 +98,7 @@ def axe_problems(page: Page, axe: Path) -> list[str]:
     ]
 
 
+PATIENCE = 100  # tenths of a second
 SHOWN = """slider => {
   const box = slider.closest('.pk-flipbook, figure, .cell_output') || document.body;
   const seen = (node) => node.checkVisibility({visibilityProperty: true, opacityProperty: true});
@@ -116,7 +117,11 @@ def dead_sliders(page: Page) -> list[str]:
         for key in ("Home", "ArrowRight", "End"):
             page.keyboard.press(key)
             seen.append((slider.input_value(), slider.evaluate(SHOWN)))
-        values, shown = zip(*seen, strict=True)
+        for _ in range(PATIENCE):  # what computes in the page shows it when it has computed
+            if slider.evaluate(SHOWN) != seen[0][1]:
+                break
+            page.wait_for_timeout(100)
+        values, shown = zip(*seen[:-1], (seen[-1][0], slider.evaluate(SHOWN)), strict=True)
         if values[0] == values[1]:
             problems.append(f"slider {name}: the arrow key does not move it")
         if shown[0] == shown[2]:

@@ -31,7 +31,7 @@ class Row {
   }
 
   _card(press) {
-    const node = element("button", { type: "button", class: "pk-digit" });
+    const node = element("button", { type: "button", class: "pk-digit", hidden: "" });
     this.box.append(node);
     const sheet = new Sheet(node, { label: "", ratio: 1 });
     sheet.node.setAttribute("aria-hidden", "true");
@@ -66,10 +66,11 @@ class Row {
 
 export class Picture {
   constructor(frame, press) {
-    this.pad = new Sheet(place("pk-pad"), { label: "", ratio: 1 });
+    const soon = (what) => `${what}: drawn when the network has learned`;
+    this.pad = new Sheet(place("pk-pad"), { label: soon("a digit"), ratio: 1 });
     this.seen = new Sheet(place("pk-seen"), { label: "what the network sees", ratio: 1 });
     this.shares = new Plot(place("pk-shares"), {
-      label: "", x: [-0.6, 9.6], ticks: 10, xlabel: "digit",
+      label: soon("the answer"), x: [-0.6, 9.6], ticks: 10, xlabel: "digit",
       panels: { shares: { title: "the network's answer", y: [0, 1], height: 84, ticks: 2 } },
     });
     const seen = place("pk-sight", this.seen.node.parentElement, title("as it is seen"));
@@ -78,13 +79,13 @@ export class Picture {
     ));
     this.rows = [new Row(frame.stage, "pk-for", press), new Row(frame.stage, "pk-against", press)];
     this.sum = new Plot(frame.side, {
-      label: "", x: [-2, 2], xlabel: "lead of the first over the second", ticks: 4,
+      label: soon("the pushes"), x: [-2, 2], xlabel: "lead of the first over the second", ticks: 4,
       panels: { sum: { title: "all pushes add up", y: [0, 3], height: 58, ticks: 0 } },
     });
     this.ledger = element("p", { class: "pk-ledger" });
     frame.side.append(this.ledger);
     this.time = new Plot(frame.side, {
-      label: "", x: [0.4, BINS + 0.6], xlabel: "tenth of the training", ticks: 5,
+      label: soon("when they pushed"), x: [0.4, BINS + 0.6], xlabel: "tenth of the training", ticks: 5,
       panels: { time: { title: "when they pushed", y: [-1, 1], height: 76, ticks: 3 } },
     });
     this.layers = element("p", { class: "pk-ledger" });
