@@ -64,7 +64,6 @@ TO_BE_READ_AGAIN = {
         "rank_gap",
         "rmsprop",
         "stochastic_sgd",
-        "weak_approximation",
     )
 }
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group

@@ -26,6 +26,9 @@ from pkbook.problems import data, losses, models
 
 SAMPLES, QUERY, TIME = 8, 1.5, 2.0
 PATHS, SHOWN = 400, 16
+FINEST = (
+    0.05  # time step of a diffusion, at most: a coarser one would be taken for the theorem's error
+)
 NONE = torch.empty(0)
 WINDOW = (-1.4, 1.8)  # of predictions; targets lie in [-1, 1]
 
@@ -138,7 +141,13 @@ def study(kind: str, *, time: float = TIME, paths: int = PATHS, seed: int = 0, *
         means["runs"], told["spread"] = runs.mean(1), runs[-1].std(correction=0).item()
     try:
         ours = dl.diffusion(
-            limit, query, steps=steps, paths=paths, generator=_seeded(seed), by_sample=kind == "sgd"
+            limit,
+            query,
+            steps=steps,
+            paths=paths,
+            generator=_seeded(seed),
+            by_sample=kind == "sgd",
+            dt=values["rate"] / max(2, math.ceil(values["rate"] / FINEST)),
         )
         means["diffusion"], means["theorem"] = ours.mean[:, 0], ours.predicted.mean(1)[:, 0]
         told["error"] = ours.predicted[-1].std(correction=0).item() / math.sqrt(paths)
