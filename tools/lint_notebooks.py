@@ -63,7 +63,6 @@ TO_BE_READ_AGAIN = {
         "own_network",
         "rank_gap",
         "rmsprop",
-        "stochastic_sgd",
     )
 }
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group

@@ -25,10 +25,8 @@ from pkbook.lab.plots import MINUS, NEUTRAL, PALETTE, PLUS, figure, style
 from pkbook.problems import data, losses, models
 
 SAMPLES, QUERY, TIME = 8, 1.5, 2.0
-PATHS, SHOWN = 400, 16
-FINEST = (
-    0.05  # time step of a diffusion, at most: a coarser one would be taken for the theorem's error
-)
+PATHS, SHOWN = 250, 16
+FINEST = 0.05  # time step of a diffusion, at most: coarser, its own error would be seen
 NONE = torch.empty(0)
 WINDOW = (-1.4, 1.8)  # of predictions; targets lie in [-1, 1]
 
