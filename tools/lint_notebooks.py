@@ -61,7 +61,6 @@ TO_BE_READ_AGAIN = {
         "optimizers",
         "own_network",
         "rank_gap",
-        "rmsprop",
     )
 }
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group
