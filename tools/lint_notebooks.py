@@ -41,7 +41,6 @@ TO_BE_READ_AGAIN = {
     f"{name}.ipynb"
     for name in (
         "accounts",
-        "adam",
         "adversarial_models",
         "alignment",
         "computing_kernels",
