@@ -41,7 +41,6 @@ TO_BE_READ_AGAIN = {
     f"{name}.ipynb"
     for name in (
         "accounts",
-        "adam",
         "adversarial_models",
         "alignment",
         "computing_kernels",
@@ -57,14 +56,10 @@ TO_BE_READ_AGAIN = {
         "language_model",
         "lazy_training",
         "linear_separability",
-        "momentum",
         "null_space",
         "optimizers",
         "own_network",
         "rank_gap",
-        "rmsprop",
-        "stochastic_sgd",
-        "weak_approximation",
     )
 }
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group

@@ -25,7 +25,8 @@ from pkbook.lab.plots import MINUS, NEUTRAL, PALETTE, PLUS, figure, style
 from pkbook.problems import data, losses, models
 
 SAMPLES, QUERY, TIME = 8, 1.5, 2.0
-PATHS, SHOWN = 400, 16
+PATHS, SHOWN = 120, 16
+FINEST, SUBSTEPS = 0.05, 20  # time step of a diffusion: at most this, in at most so many a step
 NONE = torch.empty(0)
 WINDOW = (-1.4, 1.8)  # of predictions; targets lie in [-1, 1]
 
@@ -34,16 +35,16 @@ SQUARES = Control("squares β₂", (0.8, 0.99))
 EPSILON = Control("ε", (0.1, 1.0))
 CONTROLS: dict[str, dict[str, Control]] = {
     "sgd": {
-        "rate": Control("learning rate", (0.05, 0.1, 0.2, 0.5, 1.0), initial=0.1),
+        "rate": Control("learning rate", (0.1, 0.2, 0.5, 1.0), initial=0.1),
         "batch": Control("batch size", (1, 2, 4, SAMPLES), initial=2),
     },
     "momentum": {
-        "rate": Control("learning rate", (0.05, 0.1, 0.2, 0.5), initial=0.1),
+        "rate": Control("learning rate", (0.1, 0.2, 0.5), initial=0.1),
         "batch": NOISE,
         "beta": Control("momentum β", (0.0, 0.6, 0.9), initial=0.6),
     },
     "rmsprop": {
-        "rate": Control("learning rate", (0.05, 0.1, 0.2)),
+        "rate": Control("learning rate", (0.05, 0.2)),
         "batch": NOISE,
         "beta_2": SQUARES,
         "epsilon": EPSILON,
@@ -138,7 +139,13 @@ def study(kind: str, *, time: float = TIME, paths: int = PATHS, seed: int = 0, *
         means["runs"], told["spread"] = runs.mean(1), runs[-1].std(correction=0).item()
     try:
         ours = dl.diffusion(
-            limit, query, steps=steps, paths=paths, generator=_seeded(seed), by_sample=kind == "sgd"
+            limit,
+            query,
+            steps=steps,
+            paths=paths,
+            generator=_seeded(seed),
+            by_sample=kind == "sgd",
+            dt=values["rate"] / min(SUBSTEPS, max(2, math.ceil(values["rate"] / FINEST))),
         )
         means["diffusion"], means["theorem"] = ours.mean[:, 0], ours.predicted.mean(1)[:, 0]
         told["error"] = ours.predicted[-1].std(correction=0).item() / math.sqrt(paths)
