@@ -57,7 +57,6 @@ TO_BE_READ_AGAIN = {
         "lazy_training",
         "linear_separability",
         "momentum",
-        "null_space",
         "optimizers",
         "own_network",
         "rank_gap",
