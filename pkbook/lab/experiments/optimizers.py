@@ -33,6 +33,7 @@ from pkbook.lab.experiments.machinery.settings import (
 )
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.lab.experiments.parts.curve_shapes import first_below, largest_rise
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 from pkbook.runs.recording import batches
 
@@ -68,6 +69,25 @@ class Config(Settings):
     def check_together(self) -> None:
         require_at_most(self.neighbours, "neighbours", self.samples - 1, "the other samples")
         require_at_most(self.batch, "batch", self.samples, "the samples")
+
+
+def what_is_trained(config: Config) -> Trained:
+    """One line that names the training, with the first optimizer's settings, for a page."""
+    net = models.mlp(2, *config.widths, 1)
+    others = ", ".join(
+        f"{name} at {OPTIMIZERS[name](net.parameters()).defaults['lr']:g}"
+        for name in config.optimizers[1:]
+    )
+    return trained(
+        net,
+        OPTIMIZERS[config.optimizers[0]](net.parameters()),
+        losses.squared,
+        data=f"{config.samples} points of ring and disk",
+        epochs=config.epochs[-1],
+        batch=config.batch,
+        seeds=config.seeds,
+        also=f"and {others}" if others else "",
+    )
 
 
 @dataclass(frozen=True)
