@@ -161,19 +161,28 @@ def _side_by_side(net: nn.Sequential, stacks: list[nn.Parameter], a: Tensor) -> 
     return a
 
 
-def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def bins_of_pairs(x: Tensor, y: Tensor) -> Tensor:
+    """For each pair of points, ``[n * n]``, its bin of distance, twice, plus one for one class.
+
+    A point with itself is in the last bin, which nobody reads.
+    """
+    bins = (torch.cdist(x, x) / WIDTH).long().clamp_max(BINS)
+    return (2 * bins.fill_diagonal_(BINS) + (y == y.T)).flatten()
+
+
+def by_distance(kernel: Tensor, x: Tensor, y: Tensor, place: Tensor | None = None) -> Tensor:
     """Means over pairs at about one distance in the plane, ``[4, H]``.
 
     Rows: the kernel in pairs of one class, in pairs of two classes, the share of the former above
-    `ALIKE`, of the latter below `APART`. NaN where a bin holds no pair.
+    `ALIKE`, of the latter below `APART`. NaN where a bin holds no pair. ``place`` is
+    `bins_of_pairs`, for who asks of the same points often.
     """
-    alike, apart = y == y.T, ~torch.eye(len(x), dtype=torch.bool)
-    bins = (torch.cdist(x, x) / WIDTH).long().clamp_max(BINS)
-    place = (2 * bins + alike)[apart]  # no pair of a point with itself
+    place = bins_of_pairs(x, y) if place is None else place
+    count = torch.bincount(place, minlength=2 * BINS + 2)
 
     def mean(values: Tensor) -> tuple[Tensor, Tensor]:
-        sums = torch.bincount(place, values[apart].double(), minlength=2 * BINS + 2)
-        means = (sums / torch.bincount(place, minlength=2 * BINS + 2)).float()
+        sums = torch.bincount(place, values.flatten().double(), minlength=2 * BINS + 2)
+        means = (sums / count).float()
         cross, same = means.reshape(-1, 2)[:BINS].unbind(1)
         return cross, same
 
@@ -210,6 +219,7 @@ class _Look:
     def __init__(self, config: Config, net: nn.Module, x: Tensor, y: Tensor) -> None:
         self.config, self.net, self.x, self.y = config, net, x, y
         self.places = list(neighbours.anchors(x.cpu(), y.cpu()).values())
+        self.bins = bins_of_pairs(x.cpu(), y.cpu())
         self.rows: list[tuple[Tensor, ...]] = []
         self.level = torch.full((2,), torch.nan)
 
@@ -227,7 +237,7 @@ class _Look:
             right = (f * self.y > 0).float().mean()
             between = self.kernel[self.places][:, self.places]
             scalars = torch.stack([share, loss.cpu(), right.cpu()])
-            pairs = by_distance(self.kernel, self.x.cpu(), self.y.cpu())
+            pairs = by_distance(self.kernel, self.x.cpu(), self.y.cpu(), self.bins)
             self.rows.append((scalars, between, pairs))
 
 

@@ -42,7 +42,7 @@ class Config(Settings):
     time: float = positive(200.0)
     seeds: tuple[int, ...] = several(tuple(range(6)))
 
-    QUICK: ClassVar = {"rate": 0.5}
+    QUICK: ClassVar = {"rate": 0.5, "scales": (0.125, 0.5, 2.0, 4.0)}
     FULL: ClassVar = {"seeds": tuple(range(30)), "time": 1000.0}
 
     @property
