@@ -112,3 +112,9 @@ def test_draws_its_figures(tiny):
 def test_refuses_settings_that_make_no_sense(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
         km.Config(**change)
+
+
+def test_one_line_names_what_is_trained():
+    told = str(km.what_is_trained(TINY))
+    for part in ("network 3–4–1, tanh", "batches of 3", "output scales from 0.5 to 2"):
+        assert part in told

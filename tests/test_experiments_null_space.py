@@ -182,3 +182,9 @@ def test_draws_its_figure(tiny):
     assert drawn[0].get_ydata() == pytest.approx(shares[0, 0].numpy())
     assert drawn[2].get_ydata() == pytest.approx(shares[0].mean(0).numpy())
     assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+
+
+def test_one_line_names_what_is_trained():
+    told = str(null_space.what_is_trained(TINY))
+    for part in ("network 1–5–1, tanh", "40 steps", "seeds 0, 5"):
+        assert part in told

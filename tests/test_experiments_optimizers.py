@@ -250,3 +250,9 @@ def test_first_below_and_largest_rise_on_curves_done_by_hand():
         first_below(curves, (0, 2, 1, 3), 0.5)
     with pytest.raises(TypeError, match=r"values must be a torch\.Tensor"):
         largest_rise([1.0, 0.5])
+
+
+def test_one_line_names_what_is_trained():
+    told = str(optimizers.what_is_trained(TINY))
+    for part in ("network 2–8–1, ReLU", "3 epochs, batches of 10", "Adam at 0.001"):
+        assert part in told

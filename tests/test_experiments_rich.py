@@ -135,3 +135,9 @@ def test_draws_its_figure(tiny):
     lines = figure.axes[0].lines
     assert lines[0].get_ydata() == pytest.approx(tiny.test[0, :, :, -1].mean(1).numpy())
     assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")
+
+
+def test_one_line_names_what_is_trained():
+    told = str(rich.what_is_trained(TINY))
+    for part in ("network 3–5–1, tanh", "20 steps", "output scales from 0.5 to 2"):
+        assert part in told

@@ -21,6 +21,7 @@ from pkbook.function_space import coefficient_spread, fixed_coefficients, interp
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, increasing, positive, several, whole
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems.models import ntk_mlp
 
 NODES = 4  # of the average over a step
@@ -51,6 +52,22 @@ class Config(Settings):
         """Steps at which the spread is taken, evenly spread over the logarithm of the time."""
         last = round(self.time / self.rate)
         return sorted(set(np.geomspace(1, last, 16).round().astype(int).tolist()))
+
+
+def what_is_trained(config: Config) -> Trained:
+    """One line that names the training at output scale one, for a page."""
+    net = ntk_mlp(config.dimensions, config.width, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=config.rate)
+    return trained(
+        net,
+        optimizer,
+        "squared loss",
+        data=f"{config.samples} normal inputs",
+        steps=config.stops[-1],
+        batch=config.batch,
+        seeds=config.seeds,
+        also=f"output scales from {config.scales[0]:g} to {config.scales[-1]:g}",
+    )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from pkbook.lab.experiments.parts.separate_neurons import (
     drift_of_separate_neurons,
     two_layer_kernels,
 )
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems.models import Scale, ntk_mlp
 
 SIGNS = ("both", "one")
@@ -61,6 +62,10 @@ class Config(Settings):
     """Widths at which the drift is counted with neurons that do not meet."""
     neurons: int = whole(1000, least=2)
 
+    QUICK: ClassVar = {
+        "widths": tuple(4**k for k in range(2, 7)),
+        "scales": (0.125, 0.5, 2.0, 8.0, 32.0),
+    }
     FULL: ClassVar = {"seeds": tuple(range(30)), "time": 200.0, "neurons": 4000}
 
     def check_together(self) -> None:
@@ -104,6 +109,21 @@ class Config(Settings):
     def queries(self) -> Tensor:
         """Where predictions are compared, ``[61, 1]``."""
         return torch.linspace(-3, 3, 61).double()[:, None]
+
+
+def what_is_trained(config: Config) -> Trained:
+    """One line that names the training of the widest networks, for a page."""
+    net = ntk_mlp(1, config.widths[-1], 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=config.rate)
+    return trained(
+        net,
+        optimizer,
+        "squared loss",
+        data=f"{config.samples} points of a step",
+        steps=config.steps,
+        seeds=config.seeds,
+        also=f"and widths from {config.widths[0]} on, of both kinds",
+    )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import models
 
 NETWORKS = ("x²", "x")
@@ -170,6 +171,21 @@ def network(name: str, config: Config, seed: int) -> nn.Sequential:
     layers = models.mlp(1, config.width, 1, activation="tanh", seed=seed).double()
     first = Squared(config.reach) if name == "x²" else nn.Identity()
     return nn.Sequential(first, layers)
+
+
+def what_is_trained(config: Config) -> Trained:
+    """One line that names the training of the networks of x, for a page."""
+    net = network("x", config, 0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=config.rate)
+    return trained(
+        net,
+        optimizer,
+        "squared loss",
+        data=f"{config.nodes} inputs, all there are",
+        steps=config.step(config.times[-1]),
+        seeds=config.seeds,
+        also="and the same network of x²",
+    )
 
 
 def train(nets: list[nn.Sequential], x: Tensor, y: Tensor, config: Config) -> Iterator[float]:

@@ -33,6 +33,7 @@ from pkbook.lab.experiments.machinery.settings import (
 )
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.lab.experiments.parts.curve_shapes import first_below, largest_rise
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 from pkbook.runs.recording import batches
 
@@ -68,6 +69,25 @@ class Config(Settings):
     def check_together(self) -> None:
         require_at_most(self.neighbours, "neighbours", self.samples - 1, "the other samples")
         require_at_most(self.batch, "batch", self.samples, "the samples")
+
+
+def what_is_trained(config: Config) -> Trained:
+    """One line that names the training, with the first optimizer's settings, for a page."""
+    net = models.mlp(2, *config.widths, 1)
+    others = ", ".join(
+        f"{name} at {OPTIMIZERS[name](net.parameters()).defaults['lr']:g}"
+        for name in config.optimizers[1:]
+    )
+    return trained(
+        net,
+        OPTIMIZERS[config.optimizers[0]](net.parameters()),
+        losses.squared,
+        data=f"{config.samples} points of ring and disk",
+        epochs=config.epochs[-1],
+        batch=config.batch,
+        seeds=config.seeds,
+        also=f"and {others}" if others else "",
+    )
 
 
 @dataclass(frozen=True)
@@ -141,19 +161,28 @@ def _side_by_side(net: nn.Sequential, stacks: list[nn.Parameter], a: Tensor) -> 
     return a
 
 
-def by_distance(kernel: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def bins_of_pairs(x: Tensor, y: Tensor) -> Tensor:
+    """For each pair of points, ``[n * n]``, its bin of distance, twice, plus one for one class.
+
+    A point with itself is in the last bin, which nobody reads.
+    """
+    bins = (torch.cdist(x, x) / WIDTH).long().clamp_max(BINS)
+    return (2 * bins.fill_diagonal_(BINS) + (y == y.T)).flatten()
+
+
+def by_distance(kernel: Tensor, x: Tensor, y: Tensor, place: Tensor | None = None) -> Tensor:
     """Means over pairs at about one distance in the plane, ``[4, H]``.
 
     Rows: the kernel in pairs of one class, in pairs of two classes, the share of the former above
-    `ALIKE`, of the latter below `APART`. NaN where a bin holds no pair.
+    `ALIKE`, of the latter below `APART`. NaN where a bin holds no pair. ``place`` is
+    `bins_of_pairs`, for who asks of the same points often.
     """
-    alike, apart = y == y.T, ~torch.eye(len(x), dtype=torch.bool)
-    bins = (torch.cdist(x, x) / WIDTH).long().clamp_max(BINS)
-    place = (2 * bins + alike)[apart]  # no pair of a point with itself
+    place = bins_of_pairs(x, y) if place is None else place
+    count = torch.bincount(place, minlength=2 * BINS + 2)
 
     def mean(values: Tensor) -> tuple[Tensor, Tensor]:
-        sums = torch.bincount(place, values[apart].double(), minlength=2 * BINS + 2)
-        means = (sums / torch.bincount(place, minlength=2 * BINS + 2)).float()
+        sums = torch.bincount(place, values.flatten().double(), minlength=2 * BINS + 2)
+        means = (sums / count).float()
         cross, same = means.reshape(-1, 2)[:BINS].unbind(1)
         return cross, same
 
@@ -190,6 +219,7 @@ class _Look:
     def __init__(self, config: Config, net: nn.Module, x: Tensor, y: Tensor) -> None:
         self.config, self.net, self.x, self.y = config, net, x, y
         self.places = list(neighbours.anchors(x.cpu(), y.cpu()).values())
+        self.bins = bins_of_pairs(x.cpu(), y.cpu())
         self.rows: list[tuple[Tensor, ...]] = []
         self.level = torch.full((2,), torch.nan)
 
@@ -207,7 +237,7 @@ class _Look:
             right = (f * self.y > 0).float().mean()
             between = self.kernel[self.places][:, self.places]
             scalars = torch.stack([share, loss.cpu(), right.cpu()])
-            pairs = by_distance(self.kernel, self.x.cpu(), self.y.cpu())
+            pairs = by_distance(self.kernel, self.x.cpu(), self.y.cpu(), self.bins)
             self.rows.append((scalars, between, pairs))
 
 

@@ -23,6 +23,7 @@ from pkbook.kernels import gradient_kernel
 from pkbook.lab import plots
 from pkbook.lab.experiments.lazy_training import descend
 from pkbook.lab.experiments.machinery.settings import Settings, numbers, positive, several, whole
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems.models import ntk_mlp
 
 TARGETS = ("one direction", "all directions")
@@ -41,13 +42,28 @@ class Config(Settings):
     time: float = positive(200.0)
     seeds: tuple[int, ...] = several(tuple(range(6)))
 
-    QUICK: ClassVar = {"rate": 0.5}
+    QUICK: ClassVar = {"rate": 0.5, "scales": (0.125, 0.5, 2.0, 4.0)}
     FULL: ClassVar = {"seeds": tuple(range(30)), "time": 1000.0}
 
     @property
     def stops(self) -> list[int]:
         """Steps at which the test error is taken."""
         return np.linspace(0, self.time / self.rate, 21).round().astype(int).tolist()
+
+
+def what_is_trained(config: Config) -> Trained:
+    """One line that names the training at output scale one, for a page."""
+    net = ntk_mlp(config.dimensions, config.width, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=config.rate)
+    return trained(
+        net,
+        optimizer,
+        "squared loss",
+        data=f"{config.samples} normal inputs",
+        steps=config.stops[-1],
+        seeds=config.seeds,
+        also=f"output scales from {config.scales[0]:g} to {config.scales[-1]:g}",
+    )
 
 
 @dataclass(frozen=True)

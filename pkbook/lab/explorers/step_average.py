@@ -29,7 +29,6 @@ FLOOR = 1e-16  # below it a gap is rounding
 
 OPTIMIZERS = {
     "SGD": lambda p, lr: torch.optim.SGD(p, lr=lr),
-    "momentum": lambda p, lr: torch.optim.SGD(p, lr=lr * (1 - BETA), momentum=BETA),
     "RMSprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr, alpha=BETA),
     "Adam": lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(BETA, 0.99)),
 }
@@ -79,7 +78,7 @@ def study(optimizer: str, rate: float, *, steps: int = STEPS) -> Study:
     """Train a small tanh network on a sine; add up its prediction at 0.9 by four rules.
 
     The samples' shares of a step add up to the step, so the sum over steps has their sum's gap.
-    Raises ValueError for an optimizer other than "SGD", "momentum", "RMSprop", "Adam".
+    Raises ValueError for an optimizer other than "SGD", "RMSprop", "Adam".
     """
     require_choice(optimizer, "optimizer", tuple(OPTIMIZERS))
     x, y = data.sine(SAMPLES, interval=(-1.0, 1.0), frequency=2.0, dtype=torch.float64)
@@ -180,8 +179,8 @@ def _share(gap: float) -> str:
 def step_average() -> Explorer:
     """Optimizer, learning rate and nodes of the exact formula: one step, and the gap of all.
 
-    Four optimizers, two rates and four rules: 32 frames of eight recorded runs of 20 steps, about
-    five seconds to draw them all, which the static page needs.
+    Three optimizers, two rates and four rules: 24 frames of six recorded runs of 20 steps, about
+    four seconds to draw them all, which the static page needs.
     """
     found = cache(study)
     return Explorer(
