@@ -45,7 +45,6 @@ TO_BE_READ_AGAIN = {
         "adversarial_models",
         "alignment",
         "computing_kernels",
-        "diffusion_models",
         "domingos",
         "exact_formula",
         "extrapolation",
