@@ -44,7 +44,6 @@ TO_BE_READ_AGAIN = {
         "adam",
         "adversarial_models",
         "alignment",
-        "computing_kernels",
         "domingos",
         "exact_formula",
         "extrapolation",
