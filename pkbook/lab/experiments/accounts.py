@@ -37,6 +37,7 @@ from pkbook.lab.experiments.machinery.settings import (
 from pkbook.lab.experiments.parts.other_accounts import OTHERS
 from pkbook.lab.experiments.parts.small_digits import OPTIMIZERS, Training, accuracy, digits
 from pkbook.lab.experiments.parts.study import Study
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import losses
 from pkbook.runs.retraining import retrained
 
@@ -88,6 +89,13 @@ class Config(Settings):
     def training(self, optimizer: str, seed: int) -> Training:
         """One of the trainings."""
         return Training(optimizer, self.activation, self.epochs, self.batch, seed)
+
+    def trained(self, optimizer: str) -> Trained:
+        """The line that names what is trained by one of the optimizers."""
+        training = self.training(optimizer, self.seeds[0])
+        how = {"epochs": self.epochs, "batch": self.batch, "seeds": self.seeds}
+        data = f"{self.samples} MNIST digits of 14 × 14 pixels"
+        return trained(*training.build(), losses.cross_entropy, data=data, **how)
 
     def check_together(self) -> None:
         if missing := {LITTLE, HALF} - set(self.left_out):

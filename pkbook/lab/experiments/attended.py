@@ -24,6 +24,7 @@ from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, choice, positive, several, whole
 from pkbook.lab.experiments.machinery.training import fit
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import losses
 
 TASKS = ("marked", "frequent")
@@ -84,6 +85,15 @@ class Config(Settings):
     seeds: tuple[int, ...] = several((0, 1, 2))
 
     FULL: ClassVar = {"places": 16, "width": 64, "samples": 4000, "seeds": tuple(range(10))}
+
+    def trained(self) -> Trained:
+        """The line that names what is trained."""
+        model = network(self, self.seeds[0])
+        how = {"epochs": self.epochs[-1], "batch": self.batch, "seeds": self.seeds}
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.rate)
+        texts = f"{self.samples} sequences of {self.places} letters, task: {TITLES[self.task]}"
+        how["also"] = "one attention layer" if self.pool == "attention" else "no attention"
+        return trained(model, optimizer, losses.cross_entropy, data=texts, **how)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import fit
+from pkbook.lab.trained import Trained, network as in_words, trained
 from pkbook.problems import data, losses, models
 
 WAYS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # right, down, left, up: one image each, in turn
@@ -79,21 +80,34 @@ class Config(Settings):
     """Training images of each class."""
     held_out: int = whole(4, least=2)
     """Images of each class that are moved; four, one for each way, or more."""
-    shifts: tuple[int, ...] = increasing(tuple(range(8)), start=0, most=27)
+    shifts: tuple[int, ...] = increasing((0, 1, 2, 3, 4, 7), start=0, most=27)
     """Pixels; the first is 0."""
     rate: float = positive(3e-3)
     batch: int = whole(50)
-    epochs: tuple[int, ...] = increasing((0, 15), least=2, start=0)
+    epochs: tuple[int, ...] = increasing((0, 10), least=2, start=0)
     seeds: tuple[int, ...] = several((30, 31, 32))
 
     FULL: ClassVar = {
         "networks": "large",
         "per_class": 600,
         "held_out": 10,
+        "shifts": tuple(range(8)),
         "rate": 1e-3,
         "epochs": (0, 4, 30),
         "seeds": tuple(range(30, 35)),
     }
+
+    def trained(self) -> Trained:
+        """The line that names what is trained: the CNN; the other networks alike."""
+        models = {name: network(self, name, self.seeds[0]) for name in self.architectures}
+        first = "CNN" if "CNN" in models else self.architectures[0]
+        model = models.pop(first)
+        alike = "; ".join(f"{name} ({in_words(other)})" for name, other in models.items())
+        how = {"epochs": self.epochs[-1], "batch": self.batch, "seeds": self.seeds}
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.rate)
+        digits = f"{10 * self.per_class} MNIST digits"
+        also = f"trained alike: {alike}" if alike else ""
+        return trained(model, optimizer, losses.cross_entropy, data=digits, also=also, **how)
 
 
 @dataclass(frozen=True)

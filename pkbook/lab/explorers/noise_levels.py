@@ -68,7 +68,7 @@ def noise_levels() -> Explorer:
     r"""Level of the query and frequency of the embedding: which training levels taught it.
 
     Corollary 4.1 of arXiv 2603.13872 on the models of ``pkbook.experiments.noise_levels``,
-    mean of their seeds.  Twenty frames; a dozen small models are trained at the first call, in
+    mean of their seeds.  Fifteen frames; nine small models are trained at the first call, in
     about a quarter of a minute.
     """
     return Explorer(

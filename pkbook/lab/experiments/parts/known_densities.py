@@ -20,6 +20,7 @@ from pkbook.generative import (
     train_generator,
 )
 from pkbook.generative.adversarial import LOSSES
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems.models import mlp
 
 CASES = ("line", "plane")
@@ -74,6 +75,14 @@ def train(
     optimizer = torch.optim.SGD(made.parameters(), rate)
     z = latents(case, LATENTS, seed)
     return train_generator(made, adversary, z, optimizer, steps=steps, batch=BATCH, seed=seed)
+
+
+def named(case: str, steps: int) -> Trained:
+    """The line that names what `train` trains, with its usual loss and rate."""
+    model = generator(case, 0)
+    how = {"data": f"{LATENTS} latents", "steps": steps, "batch": BATCH, "seeds": 0}
+    loss = "minimax loss against the best discriminator"
+    return trained(model, torch.optim.SGD(model.parameters(), RATE), loss, **how)
 
 
 def queries(case: str, n: int = 9) -> Tensor:

@@ -55,11 +55,17 @@ class Training:
         """The learning rate."""
         return OPTIMIZERS[self.optimizer][1]["lr"]
 
+    def build(
+        self, device: torch.device | str = "cpu"
+    ) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+        """The network before training, and what trains it."""
+        model = network(self.activation, self.seed).to(device)
+        make, options = OPTIMIZERS[self.optimizer]
+        return model, make(model.parameters(), **options)
+
     def on(self, x: Tensor, y: Tensor) -> Trajectory:
         """The recorded run on digits and labels."""
-        model = network(self.activation, self.seed).to(x.device)
-        make, options = OPTIMIZERS[self.optimizer]
-        optimizer = make(model.parameters(), **options)
+        model, optimizer = self.build(x.device)
         recorded = Trajectory(model, losses.cross_entropy, optimizer, (x, y))
         steps = self.epochs * (len(x) // self.batch)
         for batch in batches(len(x), size=self.batch, steps=steps, seed=self.seed):
