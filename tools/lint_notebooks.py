@@ -60,7 +60,6 @@ TO_BE_READ_AGAIN = {
         "null_space",
         "optimizers",
         "own_network",
-        "rank_gap",
         "rmsprop",
         "stochastic_sgd",
         "weak_approximation",
