@@ -94,6 +94,20 @@ class Config(Settings):
         require_at_most(self.shown, "shown", fewest, "the images of a class")
         require_at_most(self.batch, "batch", CLASSES * fewest, "the images of a task")
 
+    def trained(self, task: Task) -> Trained:
+        """One line that names what is trained on a data set."""
+        model = network(self, task, 0)
+        return trained(
+            model,
+            optimizer_of(self, model),
+            losses.cross_entropy,
+            data=f"{CLASSES * task.per_class} images of {task.source}",
+            epochs=task.epochs[-1],
+            batch=self.batch,
+            seeds=self.seeds,
+            also=f"dropout {self.dropout:g}" if self.dropout else "",
+        )
+
 
 class Seen(NamedTuple):
     """One kernel matrix looked at, for a network of L layers."""
@@ -217,21 +231,6 @@ def train(
 def optimizer_of(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """SGD with the momentum of the settings."""
     return torch.optim.SGD(model.parameters(), lr=config.rate, momentum=config.momentum)
-
-
-def described(config: Config, task: Task) -> Trained:
-    """One line that names what is trained on a data set."""
-    model = network(config, task, 0)
-    return trained(
-        model,
-        optimizer_of(config, model),
-        losses.cross_entropy,
-        data=f"{CLASSES * task.per_class} images of {task.source}",
-        epochs=task.epochs[-1],
-        batch=config.batch,
-        seeds=config.seeds,
-        also=f"dropout {config.dropout:g}" if config.dropout else "",
-    )
 
 
 def run(

@@ -109,6 +109,20 @@ class Config(Settings):
         """All of them, optimizer by optimizer."""
         return tuple(Run(*run) for run in product(self.optimizers, self.starts, range(self.orders)))
 
+    def trained(self, name: str) -> Trained:
+        """One line that names the runs of one optimizer."""
+        model = _network(self, 0, "cpu")
+        return trained(
+            model,
+            OPTIMIZERS[name](model.parameters()),
+            losses.cross_entropy,
+            data=f"{10 * self.per_class} images of MNIST",
+            epochs=self.most,
+            batch=self.batch,
+            seeds=self.starts,
+            also=f"stopped at the first epoch with a loss of at most {self.loss:g}",
+        )
+
 
 @dataclass(frozen=True)
 class Result:
@@ -198,21 +212,6 @@ def _measure(
         "alike": homogeneity(kernel, held.y, config.neighbours).mean(),
         "near": nearest(kernel, config.neighbours).cpu(),
     }
-
-
-def described(config: Config, name: str) -> Trained:
-    """One line that names the runs of one optimizer."""
-    model = _network(config, 0, "cpu")
-    return trained(
-        model,
-        OPTIMIZERS[name](model.parameters()),
-        losses.cross_entropy,
-        data=f"{10 * config.per_class} images of MNIST",
-        epochs=config.most,
-        batch=config.batch,
-        seeds=config.starts,
-        also=f"stopped at the first epoch with a loss of at most {config.loss:g}",
-    )
 
 
 def _network(config: Config, start: int, device: torch.device | str) -> nn.Module:
