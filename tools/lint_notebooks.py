@@ -43,7 +43,6 @@ TO_BE_READ_AGAIN = {
         "accounts",
         "adam",
         "adversarial_models",
-        "alignment",
         "computing_kernels",
         "diffusion_models",
         "domingos",
