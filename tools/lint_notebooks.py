@@ -47,7 +47,6 @@ TO_BE_READ_AGAIN = {
         "diffusion_models",
         "domingos",
         "exact_formula",
-        "extrapolation",
         "gradient_kernels",
         "influence",
         "inheritance",
