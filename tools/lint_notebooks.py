@@ -53,7 +53,6 @@ TO_BE_READ_AGAIN = {
         "kernel_machine",
         "language_model",
         "lazy_training",
-        "linear_separability",
         "momentum",
         "null_space",
         "optimizers",
