@@ -131,7 +131,7 @@ def test_findings_are_the_claims_numbers(trained):
     assert list(found) == ["E6", "E7"]
     for id, settings in found.items():
         claims.finding(id, settings)  # refuses other criteria
-    gap, rank = found["E6"]["printed digits 10 pixels large, not 20"].values()
+    gap, rank = found["E6"]["printed digits 10 pixels large instead of 20"].values()
     accuracy, kernel = trained.sized_accuracy[:, 1], trained.sized_means[:, 1]
     assert gap.mean == pytest.approx((trained.handwriting[:, -1] - accuracy.mean(1)).mean().item())
     by_hand = [

@@ -23,7 +23,14 @@ TINY = Config(
     seeds=(0, 5),
 )
 FEW = image_neighbours.Config(
-    per_class=2, asked=4, neighbours=3, loss=2.2, batch=10, starts=(0, 3), most=60
+    per_class=2,
+    asked=4,
+    neighbours=3,
+    loss=2.2,
+    batch=10,
+    optimizers=tuple(image_neighbours.OPTIMIZERS),
+    starts=(0, 3),
+    most=60,
 )
 
 

@@ -42,16 +42,11 @@ TO_BE_READ_AGAIN = {
     for name in (
         "accounts",
         "adversarial_models",
-        "alignment",
         "domingos",
-        "extrapolation",
         "gradient_kernels",
         "influence",
-        "kernel_evolution",
         "language_model",
-        "linear_separability",
         "own_network",
-        "rank_gap",
     )
 }
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group

@@ -35,6 +35,7 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 from pkbook.runs.recording import batches
 
@@ -94,8 +95,8 @@ class Config(Settings):
     probes: int = whole(100, 2 * CLASSES, multiple=CLASSES)
     rate: float = positive(3e-3)
     batch: int = whole(50)
-    steps: tuple[int, ...] = increasing((0, 4, 8, 16, 32, 64, 128, 256), least=3, low=0)
-    seeds: tuple[int, ...] = several((20, 21, 22))
+    steps: tuple[int, ...] = increasing((0, 5, 10, 20, 40, 80, 160), least=3, low=0)
+    seeds: tuple[int, ...] = several((20, 21))
 
     FULL: ClassVar = {
         "networks": "large",
@@ -117,6 +118,19 @@ class Config(Settings):
         fewest = min((self.samples, *self.sizes, HELD_OUT))
         for name in ("probes", "batch"):
             require_at_most(getattr(self, name), name, fewest, "the fewest images of a run")
+
+    def trained(self, architecture: str) -> Trained:
+        """One line that names what is trained."""
+        model = NETWORKS[self.networks][architecture](0)
+        return trained(
+            model,
+            torch.optim.Adam(model.parameters(), lr=self.rate),
+            losses.cross_entropy,
+            data=f"{architecture}, {self.samples} images of MNIST",
+            steps=self.steps[-1],
+            batch=self.batch,
+            seeds=self.seeds,
+        )
 
 
 @dataclass(frozen=True)

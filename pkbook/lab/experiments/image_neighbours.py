@@ -1,9 +1,10 @@
 r"""Beyond E3: do optimizers agree on an image's neighbours, at equal training loss?
 
-One network for digits is trained by momentum (SGDM), Adam and RMSprop, each from the same starts
-and with the same batches, until its training loss is below one bound. For every held-out image we
-take its nearest others under the normalised kernel, and ask how many of them two runs share.
-Two runs of one optimizer, from two starts or with two orders of batches, are the control.
+One network for digits is trained by momentum (SGDM), Adam and, at full size, RMSprop, each from
+the same starts and with the same batches, until its training loss is below one bound. For every
+held-out image we take its nearest others under the normalised kernel, and ask how many of them two
+runs share. Two runs of one optimizer, from two starts or with two orders of batches, are the
+control.
 """
 
 import math
@@ -37,6 +38,7 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import fit, remembered
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
@@ -66,24 +68,37 @@ RELATIONS: dict[str, Callable[[Run, Run], bool]] = {
 }
 
 
+def _optimizer(word: object, name: str) -> None:
+    if word not in OPTIMIZERS:
+        raise ValueError(f"{name} must be among {', '.join(OPTIMIZERS)}, got {word!r}")
+
+
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings. `quick()` takes seconds on a CPU; `full()` has more images and more starts."""
 
     per_class: int = whole(20)
-    asked: int = whole(20, 2, HELD_OUT)
+    asked: int = whole(12, 2, HELD_OUT)
     """Held-out images of each class whose neighbours are looked for."""
-    neighbours: int = whole(8)
-    loss: float = positive(0.1)
+    neighbours: int = whole(5)
+    loss: float = positive(0.3)
     """Training stops after the first epoch whose loss on the training set is at most this."""
     most: int = whole(100)
     """Epochs after which a run is given up."""
     batch: int = whole(20)
     dropout: float = 0.3
-    starts: tuple[int, ...] = several((0, 1, 2), least=2)
+    optimizers: tuple[str, ...] = several(("SGDM", "Adam"), _optimizer)
+    starts: tuple[int, ...] = several((0, 1), least=2)
     orders: int = whole(2, least=2)
 
-    FULL: ClassVar = {"per_class": 600, "asked": 50, "neighbours": 10, "starts": tuple(range(5))}
+    FULL: ClassVar = {
+        "per_class": 600,
+        "asked": 50,
+        "neighbours": 10,
+        "loss": 0.1,
+        "optimizers": tuple(OPTIMIZERS),
+        "starts": tuple(range(5)),
+    }
 
     def check_together(self) -> None:
         why = "fewer than the images of a class that are asked"
@@ -92,7 +107,21 @@ class Config(Settings):
     @property
     def runs(self) -> tuple[Run, ...]:
         """All of them, optimizer by optimizer."""
-        return tuple(Run(*run) for run in product(OPTIMIZERS, self.starts, range(self.orders)))
+        return tuple(Run(*run) for run in product(self.optimizers, self.starts, range(self.orders)))
+
+    def trained(self, name: str) -> Trained:
+        """One line that names the runs of one optimizer."""
+        model = _network(self, 0, "cpu")
+        return trained(
+            model,
+            OPTIMIZERS[name](model.parameters()),
+            losses.cross_entropy,
+            data=f"{10 * self.per_class} images of MNIST",
+            epochs=self.most,
+            batch=self.batch,
+            seeds=self.starts,
+            also=f"stopped at the first epoch with a loss of at most {self.loss:g}",
+        )
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@ r"""E8: a unit that no training input switches on (arXiv 2603.13872, Section 5.4
 
 Networks of :mod:`pkbook.experiments.relu_line` are trained twice on the same samples in [-1, 1].
 Once the thresholds of all units start inside that interval, once the last one starts outside, at
-1.2; nothing else is changed.  Test inputs reach to 1.5.  The paper's numbers are lost; these are
-ours, and :func:`sweep` shows what hangs on them.
+1.2; nothing else is changed.  Test inputs reach to 1.5.  The paper's settings are not
+known to us; these are ours, and :func:`sweep` shows what hangs on them.
 """
 
 import math
@@ -29,6 +29,8 @@ from pkbook.lab.experiments.machinery.settings import (
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.lab.experiments.parts import relu_line
 from pkbook.lab.experiments.parts.relu_line import TRAINED
+from pkbook.lab.trained import Trained, trained
+from pkbook.problems import losses
 
 PLACES = ("inside", "outside")
 TARGETS = ("teacher", "parabola", "sine")
@@ -90,6 +92,21 @@ class Config(Settings):
         """In words, for the table of results."""
         moving = "biases" if self.trained == "biases" else "biases and output weights"
         return f"{self.aim}, {self.units} units, {moving} trained"
+
+    def trained_line(self) -> Trained:
+        """One line that names what is trained from either placement."""
+        begun = start(self)
+        net = relu_line.network(begun.thresholds[0, 0], begun.weights[0], self.trained)
+        moving = [p for p in net.parameters() if p.requires_grad]
+        return trained(
+            net,
+            torch.optim.SGD(moving, lr=self.rate / self.units),
+            losses.squared,
+            data=f"{self.samples} points of the {self.aim}",
+            steps=self.steps,
+            seeds=self.seeds,
+            also=f"{self.trained} trained" if self.trained == "biases" else "",
+        )
 
 
 @dataclass(frozen=True)

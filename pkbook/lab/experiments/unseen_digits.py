@@ -33,6 +33,7 @@ from pkbook.lab.experiments.machinery.settings import (
 )
 from pkbook.lab.experiments.machinery.training import channels_last, fit
 from pkbook.lab.experiments.parts.nearest_rows import nearest_rows
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 from pkbook.runs import step_weight
 
@@ -52,7 +53,7 @@ def _split(seen: str, name: str) -> None:
 class Config(Settings):
     """Settings. `quick()` takes a quarter of a minute on a CPU; `full()` has 600 digits a class."""
 
-    splits: tuple[str, ...] = several(("01234", "012345", "56789"), _split)
+    splits: tuple[str, ...] = several(("01234", "56789"), _split)
     """The seen digits; the first is the paper's, the last its reverse."""
     per_class: int = whole(100)
     held_out: int = whole(20)
@@ -63,9 +64,15 @@ class Config(Settings):
     rate: float = positive(1e-3)
     batch: int = whole(32)
     epochs: int = whole(6)
-    seeds: tuple[int, ...] = several((0, 1, 2))
+    seeds: tuple[int, ...] = several((0, 1))
 
-    FULL: ClassVar = {"per_class": 600, "held_out": 30, "epochs": 20, "seeds": tuple(range(5))}
+    FULL: ClassVar = {
+        "splits": ("01234", "012345", "56789"),
+        "per_class": 600,
+        "held_out": 30,
+        "epochs": 20,
+        "seeds": tuple(range(5)),
+    }
 
     def check_together(self) -> None:
         if self.outputs is not None:
@@ -73,6 +80,20 @@ class Config(Settings):
         most = 2 * self.held_out
         why = f"fewer than the {most} pictures of two digits"
         require_at_most(self.neighbours, "neighbours", most - 1, why)
+
+    def trained(self) -> Trained:
+        """One line that names what is trained on the first split."""
+        split = self.splits[0]
+        model = models.mnist_cnn(classes=self.outputs or len(split), seed=0)
+        return trained(
+            model,
+            torch.optim.Adam(model.parameters(), lr=self.rate),
+            losses.cross_entropy,
+            data=f"{len(split) * self.per_class} digits of MNIST, of {len(split)} kinds",
+            epochs=self.epochs,
+            batch=self.batch,
+            seeds=self.seeds,
+        )
 
 
 @dataclass(frozen=True)
