@@ -46,7 +46,6 @@ TO_BE_READ_AGAIN = {
         "alignment",
         "computing_kernels",
         "diffusion_models",
-        "domingos",
         "exact_formula",
         "extrapolation",
         "gradient_kernels",
