@@ -59,7 +59,6 @@ TO_BE_READ_AGAIN = {
         "momentum",
         "null_space",
         "optimizers",
-        "own_network",
         "rank_gap",
         "rmsprop",
         "stochastic_sgd",
