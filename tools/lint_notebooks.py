@@ -49,7 +49,6 @@ TO_BE_READ_AGAIN = {
         "exact_formula",
         "extrapolation",
         "gradient_kernels",
-        "influence",
         "inheritance",
         "kernel_evolution",
         "kernel_machine",
