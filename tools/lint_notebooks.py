@@ -42,11 +42,8 @@ TO_BE_READ_AGAIN = {
     for name in (
         "accounts",
         "adversarial_models",
-        "domingos",
         "gradient_kernels",
-        "influence",
         "language_model",
-        "own_network",
     )
 }
 SKELETON = [  # exact headings, in this order; a chapter has at least one of each group

@@ -20,6 +20,7 @@ from pkbook.interpolation import Interpolation
 from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.lab.experiments.machinery.settings import Settings
 from pkbook.lab.plots import digit_row, figure, style
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 
 KINDS = ("sure", "torn", "wrong")
@@ -44,6 +45,14 @@ class Config(Settings):
         "nodes": 64,
         "pool": 200,
     }
+
+    def trained(self) -> Trained:
+        """What is trained, in words."""
+        net, descent = _network(self)
+        how = {"steps": self.steps, "batch": self.size, "seeds": 0}
+        data = f"{10 * self.per_class} digits of MNIST"
+        pace = "the rate falls to zero like a cosine"
+        return trained(net, descent, losses.cross_entropy, data=data, also=pace, **how)
 
 
 @dataclass(frozen=True)
@@ -122,10 +131,14 @@ def choose(logits: Tensor, truth: Tensor) -> Tensor:
     )
 
 
+def _network(config: Config) -> tuple[torch.nn.Module, torch.optim.SGD]:
+    net = models.mnist_cnn(seed=0)
+    return net, torch.optim.SGD(net.parameters(), lr=config.rate)
+
+
 def train(config: Config, x: Tensor, y: Tensor) -> Trajectory:
     """SGD on batches, with dropout and a cosine schedule."""
-    net = models.mnist_cnn(seed=0)
-    optimizer = torch.optim.SGD(net.parameters(), lr=config.rate)
+    net, optimizer = _network(config)
     pace = CosineAnnealingLR(optimizer, config.steps)
     recorded = Trajectory(net, losses.cross_entropy, optimizer, (x, y), every=12)
     for batch in batches(len(x), size=config.size, steps=config.steps):

@@ -32,6 +32,7 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import fit
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 
 SOFT = 0.9  # probability that the soft logistic loss asks for; its optimum is f = y log(9)
@@ -93,6 +94,21 @@ class Config(Settings):
         require_at_most(self.neighbours, "neighbours", self.samples - 1, "the other samples")
         require_at_most(self.batch, "batch", self.samples, "the samples")
 
+    def network(self, seed: int) -> nn.Module:
+        """The network of a seed, before training."""
+        return models.mlp(2, *self.widths, 1, activation=self.activation, seed=seed)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD, as it trains a network here."""
+        return torch.optim.SGD(model.parameters(), lr=self.rate)
+
+    def trained(self) -> Trained:
+        """What is trained, in words."""
+        model = self.network(self.seeds[0])
+        points = f"{self.samples} points of a disk and a {self.points} around it"
+        how = {"epochs": self.epochs[-1], "batch": self.batch, "seeds": self.seeds}
+        return trained(model, self.optimizer(model), f"{self.loss} loss", data=points, **how)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -113,7 +129,7 @@ def train(
     config: Config, model: nn.Module, x: Tensor, y: Tensor, seed: int, **how
 ) -> Iterator[int]:
     """Train `model` in place by SGD; stop at each epoch of `config.epochs` and yield it."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=config.rate)
+    optimizer = config.optimizer(model)
     loss, epochs = LOSSES[config.loss], config.epochs
     return fit(model, loss, optimizer, (x, y), epochs=epochs, batch=config.batch, seed=seed, **how)
 
@@ -131,8 +147,7 @@ def run(
         drawn_by, radii = torch.Generator().manual_seed(seed), POINTS[config.points]
         points = data.ring_and_disk(config.samples, ring_radii=radii, generator=drawn_by)
         x, y = (t.to(device) for t in points)
-        model = models.mlp(2, *config.widths, 1, activation=config.activation, seed=seed)
-        model.to(device)
+        model = config.network(seed).to(device)
         near = homogeneity(-torch.cdist(x, x), y, config.neighbours)
         euclidean.append(near.mean())
         keep = None if folder is None else folder / f"seed{seed}"

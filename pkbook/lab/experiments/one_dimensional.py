@@ -23,6 +23,7 @@ from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, choices, positive, several, whole
 from pkbook.lab.experiments.machinery.training import fit, remembered
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 
 TARGETS = {"sine": data.sine, "square wave": data.square_wave}
@@ -75,6 +76,21 @@ class Config(Settings):
             return data.sine(self.samples)
         return data.square_wave(self.samples, frequency=self.plateaus / 2)
 
+    def network(self, seed: int) -> nn.Module:
+        """The network of a seed, before training."""
+        return models.mlp(1, self.width, 1, activation="tanh", seed=seed)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam, as it trains a network here."""
+        return torch.optim.Adam(model.parameters(), lr=self.rate)
+
+    def trained(self) -> Trained:
+        """What is trained, in words."""
+        model = self.network(self.seeds[0])
+        points = f"{self.samples} evenly spaced points of each target"
+        how = {"steps": self.steps, "seeds": self.seeds, "data": points}
+        return trained(model, self.optimizer(model), losses.squared, **how)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -101,19 +117,17 @@ class Result:
 
 def train(config: Config, model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Full-batch Adam on the squared loss; returns the loss at the end."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.rate)
-    next(fit(model, losses.squared, optimizer, (x, y), epochs=(config.steps,), batch=None, seed=0))
+    optimizer, epochs = config.optimizer(model), (config.steps,)
+    next(fit(model, losses.squared, optimizer, (x, y), epochs=epochs, batch=None, seed=0))
     with torch.no_grad():
         return losses.squared(model(x), y).mean().item()
 
 
 def study(config: Config, y: Tensor, x: Tensor, seed: int) -> dict[str, Tensor]:
-    """One network on one target: its loss, profile, outputs and kernel after training."""
-    model = models.mlp(1, config.width, 1, activation="tanh", seed=seed).to(x.device)
+    """One network on one target: its loss, outputs and kernel after training."""
+    model = config.network(seed).to(x.device)
     loss = torch.tensor(train(config, model, x, y))
-    kernel = normalised_kernel(model, x)
-    found = profile(kernel, config.plateaus)
-    parts = {"profile": found, "fit": model(x).detach(), "kernel": kernel}
+    parts = {"fit": model(x).detach(), "kernel": normalised_kernel(model, x)}
     return {"loss": loss} | {name: part.cpu() for name, part in parts.items()}
 
 
@@ -125,30 +139,40 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train on each target from each seed, and compare pairs of inputs at equal distance."""
+    known: dict[str, dict[str, Tensor]] = {}  # the sine is trained once
+    told = _run(config, known, torch.device(device), folder, progress)
+    if not config.more_jumps:
+        return told
+    again = replace(config, jumps=config.more_jumps, more_jumps=0)
+    return replace(told, more=_run(again, known, torch.device(device), folder, progress))
+
+
+def _run(
+    config: Config, known: dict, device: torch.device, folder: Path | None, progress: bool
+) -> Result:
     x, _ = data.sine(config.samples)
     targets = torch.stack([config.target(name).y for name in config.targets])
     found, starts = [], []
     for seed in tqdm(config.seeds, disable=not progress, desc="seeds"):
-        fresh = models.mlp(1, config.width, 1, activation="tanh", seed=seed)
-        starts.append(profile(normalised_kernel(fresh, x), config.plateaus))
+        starts.append(profile(normalised_kernel(config.network(seed), x), config.plateaus))
         for name, y in zip(config.targets, targets, strict=True):
-            more = "" if config.jumps == 1 else f"-{config.jumps}"
-            path = None if folder is None else folder / f"{name}{more}-{seed}"
+            plain = name == "sine" or config.jumps == 1
+            file = f"{name}-{seed}" if plain else f"{name}-{config.jumps}-{seed}"
+            path = None if folder is None else folder / file
             make = partial(study, config, y.to(device), x.to(device), seed)
-            found.append(remembered(path, make))
+            if file not in known:
+                known[file] = remembered(path, make)
+            found.append(known[file])
     count = len(targets)
-    after = torch.stack([f["profile"] for f in found]).unflatten(0, (-1, count)).transpose(0, 1)
+    profiles = torch.stack([profile(f["kernel"], config.plateaus) for f in found])
+    after = profiles.unflatten(0, (-1, count)).transpose(0, 1)
     loss = torch.stack([f["loss"] for f in found]).reshape(-1, count).T
     distance = (x[1] - x[0]) * torch.arange(1, after.shape[-1] + 1)
     fits, kernels = (torch.stack([f[k] for f in found[:count]]) for k in ("fit", "kernel"))
     across, inside = after.unbind(2)
     across_start, inside_start = torch.stack(starts).unbind(1)
     sides = across, inside, across_start, inside_start
-    told = Result(config, distance, *sides, loss, x, targets, fits, kernels)
-    if not config.more_jumps:
-        return told
-    again = replace(config, jumps=config.more_jumps, more_jumps=0)
-    return replace(told, more=run(again, device=device, folder=folder, progress=progress))
+    return Result(config, distance, *sides, loss, x, targets, fits, kernels)
 
 
 FAR = 0.6  # distance between the two inputs of a pair at which E2's number is taken

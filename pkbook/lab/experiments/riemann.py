@@ -6,6 +6,7 @@ where each step begins.  That leaves a remainder of order :math:`\eta`.  Average
 on three networks.  Source: arXiv 2603.13872, Theorem 2.2, eq. (4).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, several
 from pkbook.lab.plots import figure, style
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 
 RULES: dict[str, tuple[Rule, int]] = {
@@ -44,7 +46,7 @@ class Config(Settings):
 
     horizon: float = 3.0  # T = rate x steps of the MLP, the same for every rate
     rates: tuple[float, ...] = (0.15, 0.075, 0.0375, 0.01875)
-    cnn_horizon: float = 0.4
+    cnn_horizon: float = 0.24
     cnn_rates: tuple[float, ...] = (0.08, 0.04, 0.02)
     points: int = 12  # of the MLP's sine
     width: int = 16
@@ -64,6 +66,15 @@ class Config(Settings):
         "cnn_steps": 60,
         "relu_steps": 40,
     }
+
+    def trained(self, network: str) -> Trained:
+        """What is trained where the sum is closed, in words."""
+        rate, steps = pace(self, network)
+        net, loss, size = _network(self, network, self.seeds[0])
+        line = network == "tanh MLP"
+        samples = f"{self.points} points of a sine" if line else f"{self.digits} digits of MNIST"
+        descent = torch.optim.SGD(net.parameters(), lr=rate)
+        return trained(net, descent, loss, data=samples, steps=steps, batch=size, seeds=0)
 
 
 @dataclass(frozen=True)
@@ -105,20 +116,27 @@ def standardised_digits(per_class: int, split: str = "train", dtype=torch.float3
     return data.Samples((x - like.mean()) / like.std(), y)
 
 
+def _network(
+    config: Config, network: str, seed: int
+) -> tuple[torch.nn.Module, Callable[[Tensor, Tensor], Tensor], int | None]:
+    """Network, loss, and samples in a batch (None for all)."""
+    if network == "tanh MLP":
+        return models.mlp(1, config.width, 1, activation="tanh", seed=seed), losses.squared, None
+    if network == "ReLU CNN":
+        return models.mnist_cnn(seed=0), losses.cross_entropy, config.digits // 2
+    smooth = models.mnist_cnn("tanh", "average", dropout=0.0, seed=0)
+    return smooth, losses.cross_entropy, None
+
+
 def train(
     config: Config, network: str, rate: float, steps: int, dtype: torch.dtype, seed: int = 0
 ) -> Trajectory:
     """Full-batch gradient descent (the ReLU network: batches, with dropout), recorded."""
-    size = None
     if network == "tanh MLP":
         samples = data.sine(config.points, interval=(-1, 1), frequency=2.0, dtype=dtype)
-        loss = losses.squared
-        net = models.mlp(1, config.width, 1, activation="tanh", seed=seed)
     else:
-        samples, loss = standardised_digits(config.digits // 10, dtype=dtype), losses.cross_entropy
-        net = models.mnist_cnn("tanh", "average", dropout=0.0, seed=0)
-    if network == "ReLU CNN":
-        net, size = models.mnist_cnn(seed=0), config.digits // 2
+        samples = standardised_digits(config.digits // 10, dtype=dtype)
+    net, loss, size = _network(config, network, seed)
     net = net.to(dtype)
     descent = torch.optim.SGD(net.parameters(), lr=rate)
     recorded = Trajectory(net, loss, descent, (samples.x, samples.y), every=20)

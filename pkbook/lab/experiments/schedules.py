@@ -21,6 +21,7 @@ from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, several
 from pkbook.lab.plots import figure, style
+from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 
 SCHEDULES = ("constant", "step", "cosine")
@@ -41,6 +42,13 @@ class Config(Settings):
     seeds: tuple[int, ...] = several((0, 1, 2))
 
     FULL: ClassVar = {"mean_rate": 0.0025, "steps": 640, "points": 60}
+
+    def trained(self) -> Trained:
+        """What is trained, in words."""
+        net, descent = _network(self, self.seeds[0])
+        how = {"steps": self.steps, "seeds": self.seeds, "data": f"{self.points} points of a sine"}
+        also = "one run with this rate, two with schedules of this mean rate"
+        return trained(net, descent, losses.squared, also=also, **how)
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,15 @@ def schedule(name: str, optimizer: torch.optim.SGD, config: Config) -> LRSchedul
     return None
 
 
+def _network(config: Config, seed: int) -> tuple[torch.nn.Module, torch.optim.SGD]:
+    net = models.mlp(1, config.width, 1, activation="tanh", seed=seed).double()
+    return net, torch.optim.SGD(net.parameters(), lr=config.mean_rate)
+
+
 def train(config: Config, name: str, seed: int = 0) -> tuple[Trajectory, Tensor]:
     """Gradient descent under one schedule; returns the run and its learning rates ``[K]``."""
     x, y = data.sine(config.points, interval=(-1, 1), frequency=2.0, dtype=torch.float64)
-    net = models.mlp(1, config.width, 1, activation="tanh", seed=seed).double()
-    optimizer = torch.optim.SGD(net.parameters(), lr=config.mean_rate)
+    net, optimizer = _network(config, seed)
     pace = schedule(name, optimizer, config)
     recorded = Trajectory(net, losses.squared, optimizer, (x, y))
     rates = []
