@@ -52,7 +52,6 @@ TO_BE_READ_AGAIN = {
         "inheritance",
         "kernel_evolution",
         "kernel_machine",
-        "language_model",
         "lazy_training",
         "linear_separability",
         "momentum",
