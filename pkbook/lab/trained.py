@@ -128,7 +128,8 @@ def _loss(loss: Callable | str) -> str:
 
 def _optimizer(optimizer: torch.optim.Optimizer) -> str:
     """Its name, rate, and whatever is not torch's default; groups that differ are counted."""
-    kind, groups = type(optimizer), optimizer.param_groups
+    kind: Any = type(optimizer)
+    groups = optimizer.param_groups
     usual = kind([torch.zeros(1, requires_grad=True)]).defaults
     first = groups[0]
     rate = first["lr"]
@@ -142,7 +143,7 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> str:
     return ", ".join(said) + more
 
 
-def _number(value: object) -> str:
+def _number(value: Any) -> str:
     values = value if isinstance(value, tuple) else (value,)
     return " and ".join(f"{float(v):g}" for v in values)
 

@@ -1,4 +1,4 @@
-r"""Which words a language model learnt its next word from.
+r"""Which words a language model learned its next word from.
 
 A small GPT is trained by AdamW to say which word comes next.  Prompts are then taken apart with the
 exact form of Theorem 2.2, eq. (4) of arXiv 2603.13872: what each token of each passage did to the
