@@ -48,7 +48,6 @@ TO_BE_READ_AGAIN = {
         "diffusion_models",
         "exact_formula",
         "extrapolation",
-        "gradient_kernels",
         "inheritance",
         "kernel_evolution",
         "kernel_machine",
