@@ -253,7 +253,7 @@ def test_the_plain_claim_on_a_seed_that_the_chapter_does_not_use():
         ({"sizes": (100, 50)}, "sizes must be increasing"),
         ({"few": 70}, "few must be one of the sizes"),
         ({"swept": 70}, "swept must be one of the sizes"),
-        ({"batch": 51}, "batch must be at most 50"),
+        ({"batch": 101}, "batch must be at most 100"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"grid": -1}, "grid must be at least 1"),
         ({"radii": (1.3,)}, "radii must hold numbers from 1e-6 to 1.25"),
