@@ -23,8 +23,9 @@ STARTER = "starter"  # the tag of cells that wait for an answer; the site does n
 ANSWER = "*Your answer (double-click to write):*"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 FOLDED = {"jp-MarkdownHeadingCollapsed": True}
-# One rule for all exercises, told on the teacher's page: an argument, a computation, research.
-MARKS = {"words": 2, "code": 4, "research": 6}
+# By the level that an exercise's title begins with; told on the teacher's page.
+MARKS = {"Recall": 2, "Compute": 4, "Prove": 4, "Explore": 6}
+WITH_NUMBERS = ("Compute", "Explore")
 
 
 def notebook_of(page: Page, book: Book, edition: str) -> nbformat.NotebookNode:
@@ -132,36 +133,30 @@ def _way_on(page: Page, book: Book) -> nbformat.NotebookNode:
 
 
 def marks_of(page: Page, label: str) -> int:
-    """The marks of an exercise, by what it asks for; see ``MARKS``.
+    """The marks of an exercise, by its level; see ``MARKS``.
 
-    Raises KitError for a label that is no exercise of the page.
+    Raises KitError for a label that is no exercise of the page, and for a title without a level.
     """
-    inside = found = False
-    marks = "words"
+    return MARKS[_level(page, label)]
+
+
+def _level(page: Page, label: str) -> str:
+    title = rf"^:::\{{exercise\}} *(.*)\n:label: {re.escape(label)}$"
     for cell in page.notebook.cells:
-        source = cell.source
-        if cell.cell_type == "code":
-            marks = "code" if inside else marks
-            continue
-        if re.search(rf"^:label: {re.escape(label)}$", source, re.M):
-            found = True
-            if re.search(r"\{exercise\} Research|\(Open-ended\.\)", source):
-                return MARKS["research"]
-        if re.search(r"\{solution-start\} " + re.escape(label) + r"[ \t]*$", source, re.M):
-            inside = True
-        if "{solution-end}" in source:
-            inside = False
-    if not found:
-        raise KitError(f"{page.name}: {label!r} is no exercise")
-    return MARKS[marks]
+        if found := re.search(title, cell.source, re.M):
+            level = found[1].partition(":")[0]
+            if level not in MARKS:
+                raise KitError(f"{page.name}: {label!r} must begin with {', '.join(MARKS)}")
+            return level
+    raise KitError(f"{page.name}: {label!r} is no exercise")
 
 
 def _with_marks(piece: Piece, page: Page) -> Piece:
     if piece.kind != "exercise":
         return piece
-    marks = marks_of(page, piece.label)
-    split = "half for the argument, half for the numbers" if marks > MARKS["words"] else ""
-    told = f"**Marks: {marks}**" + (f" ({split})" if split else "")
+    level = _level(page, piece.label)
+    split = " (half for the argument, half for the numbers)" if level in WITH_NUMBERS else ""
+    told = f"**Marks: {MARKS[level]}**{split}"
     return Piece(f"{piece.text}\n\n{told}", piece.label, piece.kind, piece.of, piece.title)
 
 

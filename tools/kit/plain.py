@@ -78,6 +78,11 @@ def _of_box(box: Box, page: str, book: Book) -> Iterator[Piece]:
         yield Piece(f"#### {title}\n\n{inside}".rstrip(), box.label, box.name, box.argument, title)
     elif box.name == "solution-end":
         yield Piece("", kind="solution-end")
+    elif box.name == "admonition":
+        yield Piece(framed(f"**{words(box.argument, page, book)}**", inside, "Try"), box.label)
+    elif box.name == "dropdown":
+        head = f"<summary>{words(box.argument, page, book)}</summary>"
+        yield Piece(f"<details>{head}\n\n{inside}\n\n</details>", box.label)
     elif box.name == "bibliography":
         for key, entry in bibliography(book).items():
             yield Piece(f"**{entry.short}.** {entry.full}", key)
@@ -145,6 +150,8 @@ def _role(role: str, inside: str, page: str, book: Book) -> str:
         known = bibliography(book)
         keys = [key.strip() for key in inside.split(",")]
         return ", ".join(f"[{known[key].short}]({_to_entry(key, book)})" for key in keys)
+    if role == "term":
+        return f"[{inside}]({book.link('glossary')})" if "glossary" in book.pages else inside
     if role not in ("ref", "prf:ref", "numref"):
         raise KitError(f"{page}: no plain form is known for the role {{{role}}}")
     text, _, label = inside.rpartition("<")
