@@ -288,7 +288,7 @@ def test_pictures_show_the_numbers(tiny, letters):
         ({"shifts": (0, 28)}, ["shifts", "27"]),
         ({"shifts": ()}, ["shifts"]),
         ({"rate": 0.0}, ["rate", "rate=0.003"]),
-        ({"epochs": (1, 2)}, ["epochs", "(0, 15)"]),
+        ({"epochs": (1, 2)}, ["epochs", "(0, 10)"]),
     ],
 )
 def test_refused(changes, words):
