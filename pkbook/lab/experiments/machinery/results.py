@@ -324,9 +324,10 @@ HEAD = "<tr><th>number</th><th>measured</th><th>bound</th><th>holds?</th></tr>"
 
 
 def _row(criterion: Criterion, number: Measured) -> str:
-    bound = "" if criterion.threshold == REPORTED else criterion.threshold
+    bound = criterion.threshold
+    said = "none, reported" if bound == REPORTED else bound
     mark = MARKS[criterion.judge(number)]
-    cells = (html.escape(criterion.name), f"<b>{number}</b>", bound or "none, reported", mark)
+    cells = (html.escape(criterion.name), f"<b>{number}</b>", said, mark)
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
