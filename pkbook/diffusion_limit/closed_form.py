@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from pkbook.basics.checks import require_whole
@@ -141,6 +140,8 @@ def diffusion_moments(limit: Limit, steps: int) -> Moments:
 
     times = limit.lr * np.arange(steps + 1)
     start = np.concatenate([part.ravel() for part in _start(limit, d)])
+    from scipy.integrate import solve_ivp  # takes a second to import
+
     solved = solve_ivp(slope, (0, times[-1]), start, "DOP853", times, rtol=1e-12, atol=1e-14)
     return _moments([(z[:d], z[d:].reshape(d, d)) for z in solved.y.T], p)
 

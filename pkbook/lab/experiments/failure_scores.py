@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.covariance import LedoitWolf
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -110,6 +108,8 @@ def area(risk: Tensor, bad: Tensor, good: Tensor) -> float:
     ...      torch.tensor([0, 1, 1]).bool())
     1.0
     """
+    from sklearn.metrics import roc_auc_score  # takes seconds to import
+
     if not bad.any() or not good.any():
         return float("nan")
     chosen = bad | good
@@ -183,6 +183,8 @@ def mahalanobis(features: Tensor, y: Tensor, asked: Tensor) -> Tensor:
     :math:`\min_c(h-\mu_c)^\top\Sigma^{-1}(h-\mu_c)` with one covariance for all classes, shrunk
     after Ledoit and Wolf (2004); Lee et al. (2018).  `features` ``[n, d]``, `asked` ``[m, d]``.
     """
+    from sklearn.covariance import LedoitWolf  # takes seconds to import
+
     means = torch.stack([features[y == c].mean(0) for c in y.unique()])
     rest = torch.cat([features[y == c] - mean for c, mean in zip(y.unique(), means, strict=True)])
     fitted = LedoitWolf(assume_centered=True).fit(rest.double().numpy())

@@ -4,10 +4,14 @@ All are scikit-learn's ``SVC``. Plain ones keep its defaults, C = 1 and gamma = 
 choose C, and gamma where there is one, by cross-validation.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-from sklearn import config_context
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.svm import SVC
+
+if TYPE_CHECKING:
+    from sklearn.svm import SVC  # takes seconds to import: only where a machine is fitted
 
 KINDS = ("RBF", "untrained", "tangent")
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4)  # of C, to choose from
@@ -25,6 +29,10 @@ def machine(
     gradient kernel ``[n, n]``, which makes it the linear machine on :math:`\varphi_\theta(x)`.
     ValueError if there are fewer than five samples of a class to tune with.
     """
+    from sklearn import config_context
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.svm import SVC
+
     made = SVC() if kind == "RBF" else SVC(kernel="precomputed")
     if not tune:
         return made.fit(fitted, y)
@@ -55,6 +63,8 @@ def unit(kind: str, fitted: np.ndarray) -> float:
 
 def turned(kind: str, seen: np.ndarray, y: np.ndarray, fresh: np.ndarray) -> list[float]:
     """Accuracy on fresh points at each of `STRENGTHS`, the fresh ones last in `seen`."""
+    from sklearn.svm import SVC
+
     fitted, asked, found = seen[: len(y)], seen[len(y) :], []
     for c in STRENGTHS:
         made = SVC(kernel="rbf" if kind == "RBF" else "precomputed", C=c / unit(kind, fitted))
