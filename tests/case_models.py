@@ -212,7 +212,7 @@ def frozen(name):
     return model
 
 
-def merged_images(sample_first):
+def merged_images(sample_first, kind=nn.Conv2d):
     """Frames ``[n, T, c, h, w]`` seen by a convolution as ``n T`` images, in either order."""
 
     def run(m, x):
@@ -222,7 +222,7 @@ def merged_images(sample_first):
         y = y.unflatten(0, (n, t) if sample_first else (t, n))
         return m.out(y.sum(1 if sample_first else 0))
 
-    return Each(run, conv=nn.Conv2d(2, 4, 2, padding=1), norm=nn.GroupNorm(2, 4),
+    return Each(run, conv=kind(2, 4, 2, padding=1), norm=nn.GroupNorm(2, 4),
                 out=nn.Linear(4, 2))  # fmt: skip
 
 
@@ -290,3 +290,98 @@ def recomputed():
     body = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 5))
     return Each(lambda m, x: m.out(checkpoint(m.body, x, use_reentrant=False)), body=body,
                 out=nn.Linear(5, 2))  # fmt: skip
+
+
+class RightLinear(nn.Module):
+    """The linear layer of GPT-2: the matrix on the right, rows and positions in one dimension."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight, self.bias = parameter(inputs, outputs), parameter(outputs)
+
+    def forward(self, x):
+        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
+        return flat.unflatten(0, x.shape[:-1])
+
+
+def right_linear():
+    return nn.Sequential(
+        RightLinear(3, 4), nn.Tanh(), RightLinear(4, 2), nn.Flatten(), nn.Linear(4, 2)
+    )
+
+
+def by_hand():
+    """Products of sequences with a matrix, of which one is met twice and one is transposed."""
+
+    def run(m, x):
+        y = torch.tanh(x @ m.w)
+        y = torch.tanh(torch.matmul(y, m.w) + y @ m.v.T)
+        return (y * m.scale).sum(1)
+
+    return Each(run, w=parameter(3, 3), v=parameter(3, 3), scale=parameter(4, 3))
+
+
+def class_token():
+    """A token before each sequence, positions, and one packed projection as in ViT."""
+
+    def run(m, x):
+        y = torch.cat([m.cls.expand(len(x), -1, -1), m.patch(x)], 1) + m.place[:, :5]
+        q, k, v = m.packed(y).chunk(3, -1)
+        y = y + torch.softmax(q @ k.transpose(1, 2), -1) @ v
+        return m.out(m.norm(y)[:, 0])
+
+    return Each(run, cls=parameter(1, 1, 4), place=parameter(1, 7, 4), patch=nn.Linear(3, 4),
+                packed=nn.Linear(4, 12), norm=nn.LayerNorm(4), out=nn.Linear(4, 2))  # fmt: skip
+
+
+def positions_of_numbers():
+    """Positions from a table, as in GPT-2, and the table of the tokens as the output's matrix."""
+
+    def run(m, x):
+        place = m.place(torch.arange(x.shape[1]).unsqueeze(0))
+        y = torch.tanh(m.body(m.table(x) + place))
+        return F.linear(y[:, -1], m.table.weight)
+
+    return Each(run, table=nn.Embedding(6, 4), place=nn.Embedding(5, 4), body=nn.Linear(4, 4))
+
+
+def root_mean_square():
+    """A normalisation written by hand, as in Llama, with a gate."""
+
+    def run(m, x):
+        y = m.scale * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
+        y = F.silu(m.gate(y)) * m.up(y)
+        return m.out(y).sum(1)
+
+    return Each(run, scale=parameter(3), gate=nn.Linear(3, 5), up=nn.Linear(3, 5),
+                out=nn.Linear(5, 2))  # fmt: skip
+
+
+def experts():
+    """A mixture whose experts are one array."""
+
+    def run(m, x):
+        each = torch.tanh(torch.einsum("nd,kde->nke", x, m.w) + m.b)
+        return torch.einsum("nk,nke->ne", m.gate(x).softmax(1), each)
+
+    return Each(run, w=parameter(3, 5, 2), b=parameter(3, 2), gate=nn.Linear(5, 3))
+
+
+def made_of_the_input():
+    """What seems to be made of a parameter alone, and is made of the input, too."""
+    return Each(
+        lambda m, x: torch.tanh(m.w.unsqueeze(0) * x.unsqueeze(1)).sum(2), w=parameter(2, 5)
+    )
+
+
+def deep_recurrent(kind, **options):
+    """Two layers in both directions, read out at every time."""
+    body = kind(2, 3, num_layers=2, bidirectional=True, **options)
+
+    def run(m, x):
+        x = x if options.get("batch_first") else x.transpose(0, 1)
+        y, ends = m.body(x)
+        last = ends[1] if isinstance(ends, tuple) else ends
+        return m.out(y.sum(1 if options.get("batch_first") else 0)) + last.sum((0, 2))[:, None]
+
+    return Each(run, body=body, out=nn.Linear(6, 2))

@@ -21,7 +21,7 @@ from pkbook.basics.parameters import Tree
 from pkbook.interpolation.optimizer_memory import Nodes, written
 from pkbook.kernels.asked import Inputs
 from pkbook.kernels.contraction import project
-from pkbook.kernels.factors import Dense, Outer, dense
+from pkbook.kernels.factors import Dense, Outer, Transposed, dense
 from pkbook.kernels.gradients import query_side
 from pkbook.kernels.inputs import evaluate
 from pkbook.kernels.plan import Plan
@@ -116,7 +116,9 @@ class Segment:
 def _compact(side: Side) -> Side:
     """Gradients with many positions written out once: each would be for every use."""
     return {
-        name: dense(factor) if isinstance(factor, Outer) and factor.positions > 1 else factor
+        name: dense(factor)
+        if isinstance(factor, Outer | Transposed) and factor.positions > 1
+        else factor
         for name, factor in side.items()
     }
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from pkbook.basics.parameters import sum_of
-from pkbook.kernels.factors import Dense, Factor, Lookup, Outer, dense
+from pkbook.kernels.factors import Dense, Factor, Lookup, Outer, Transposed, dense
 
 BLOCK_ENTRIES = 2**21  # of per-sample gradients written out at once, on each side
 CACHE_ENTRIES = 2**17  # of a product formed at once, so that it is used while in the cache
+Factors = Outer | Lookup
 SMALL = 2**16  # entries; below it one product of all outputs beats one for each
 
 
@@ -126,7 +127,9 @@ def cheapest(one: Factor, two: Factor, reduce: str, weighted: bool, symmetric: b
     """``"factors"``, ``"positions"`` or ``"gradients"``, by counted multiplications."""
     if weighted or type(one) is not type(two):
         return "gradients"
-    if isinstance(one, Dense) or isinstance(two, Dense):
+    if isinstance(one, Transposed) and isinstance(two, Transposed):
+        one, two = one.inner, two.inner
+    if not isinstance(one, Outer | Lookup) or not isinstance(two, Outer | Lookup):
         return "gradients"
     c, (n1, o, t1), (n2, _, t2) = len(one.g), one.g[0].shape, two.g[0].shape
     i = one.width // o
@@ -156,7 +159,7 @@ def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights
         alpha = weight if isinstance(weight, float) else 1.0
         row = weight.flatten() if isinstance(weight, Tensor) else None
         bias = None if twin is None else weights[twin]
-        left, right = pair = one[name], two[name]
+        left, right = pair = _turned(one[name], two[name], row is not None)
         way = cheapest(left, right, total.reduce, row is not None, total.symmetric)
         if way == "factors" and isinstance(left, Outer) and isinstance(right, Outer):
             plus = 0.0
@@ -164,7 +167,7 @@ def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights
                 plus = 1.0 if bias is None else bias
                 done.add(twin)
             total.add_factors(left, right, alpha, plus)
-        elif way == "positions" and not isinstance(left, Dense) and not isinstance(right, Dense):
+        elif way == "positions" and isinstance(left, Factors) and isinstance(right, Factors):
             total.add_positions(left, right, alpha)
         else:
             if twin is not None and _joinable(pair, weight, bias):
@@ -172,6 +175,20 @@ def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights
                 left = _with_bias(pair[0])
                 pair = left, left if pair[1] is pair[0] else _with_bias(pair[1])
             _add_gradients(total, *pair, row, alpha)
+
+
+def _turned(one: Factor, two: Factor, weighted: bool) -> tuple[Factor, Factor]:
+    """Two transposed matrices, turned back: their products are the same.
+
+    Not with a weight for each entry, nor where one side alone is transposed: there the order of the
+    entries counts.
+    """
+    turned = [isinstance(f, Transposed) for f in (one, two)]
+    if isinstance(one, Transposed) and isinstance(two, Transposed) and not weighted:
+        return one.inner, one.inner if two is one else two.inner
+    if any(turned) and not all(turned):
+        return dense(one), dense(two)
+    return one, two
 
 
 def _joinable(
@@ -233,6 +250,8 @@ def squares(factor: Factor, weight: Tensor | float | None = None) -> Tensor:
         return _weighted_squares(factor, weight.flatten())
     if weight is not None:
         return weight * squares(factor)
+    if isinstance(factor, Transposed):
+        return squares(factor.inner)
     if isinstance(factor, Dense):
         return factor.rows.square().sum((0, 2))
     if isinstance(factor, Outer) and factor.positions == 1:
@@ -250,7 +269,7 @@ def _weighted_squares(factor: Factor, row: Tensor) -> Tensor:
     """The same with a weight for each entry ``[P]``, which needs the gradients themselves."""
     if isinstance(factor, Dense):
         return (factor.rows.square() @ row.to(factor.rows.dtype)).sum(0)
-    row = row.to(factor.g[0].dtype)
+    row = row.to(factor.like.dtype)
     step = max(1, BLOCK_ENTRIES // factor.width)
     parts = (factor.only(slice(i, i + step)) for i in range(0, factor.samples, step))
     return torch.cat([sum_of((g.square() @ row).sum(0) for g in _each(part)) for part in parts])
@@ -261,7 +280,7 @@ def _squares_by_pairs(factor: Outer | Lookup) -> Tensor:
     return sum_of((g.transpose(1, 2) @ g * factor.meet_itself()).sum((1, 2)) for g in factor.g)
 
 
-def _each(factor: Outer | Lookup) -> Iterator[Tensor]:
+def _each(factor: Outer | Transposed | Lookup) -> Iterator[Tensor]:
     """The gradients of one output after the other written out, ``[1, n, P]``."""
     rows = factor.width // factor.step
     for c in range(factor.outputs):
@@ -271,6 +290,8 @@ def _each(factor: Outer | Lookup) -> Iterator[Tensor]:
 def project(factor: Factor, directions: Tensor) -> Tensor:
     r"""Products with vectors ``[M, *shape]``, :math:`\nabla f_i\,u_m`: ``[M, n, C]``."""
     u = directions.reshape(len(directions), -1).to(factor.like.dtype)
+    if isinstance(factor, Transposed) and factor.positions == 1:
+        return project(factor.inner, u.unflatten(1, (-1, factor.step)).transpose(1, 2))
     if isinstance(factor, Outer) and factor.positions == 1:
         a = factor.a[:, 0]
         pushed = torch.einsum("ni,moi->mno", a, u.unflatten(1, (-1, a.shape[1])))

@@ -1,11 +1,13 @@
 r"""Per-sample gradients of one parameter, kept as factors for as long as that is cheaper.
 
 For a linear map :math:`z_t=Wa_t+b` at positions :math:`t`, the gradient of sample :math:`i` is
-:math:`\sum_t g_{it}a_{it}^\top`: an *outer* product, :class:`Outer`.  A convolution is the same on
-unfolded patches.  Anything smaller (biases, normalisation) is kept as it is, :class:`Dense`.
+:math:`\sum_t g_{it}a_{it}^\top`: an *outer* product, :class:`Outer`; :class:`Transposed` where the
+matrix stands on the right.  A convolution is the same on unfolded patches.  Anything smaller
+(biases, normalisation) is kept as it is, :class:`Dense`.
 """
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -122,6 +124,55 @@ class Outer(_Pulled):
 
 
 @dataclass
+class Transposed:
+    r"""Gradients :math:`\sum_t a_tg_t^\top` of a matrix that stands on the right, as in ``x @ w``.
+
+    ``inner`` are those of its transpose.  Inner products of two such factors are those of their
+    inner ones; wherever entries are counted, they stand in the order of ``w [i, o]`` itself.
+    """
+
+    inner: Outer
+
+    @property
+    def width(self) -> int:
+        return self.inner.width
+
+    @property
+    def step(self) -> int:
+        """Width of one row of the weight."""
+        return self.inner.g[0].shape[1]
+
+    @property
+    def positions(self) -> int:
+        return self.inner.positions
+
+    @property
+    def outputs(self) -> int:
+        return self.inner.outputs
+
+    @property
+    def samples(self) -> int:
+        return self.inner.samples
+
+    @property
+    def like(self) -> Tensor:
+        return self.inner.like
+
+    def block(self, c: slice, start: int, stop: int, unit: int, space: Tensor | None) -> Tensor:
+        """Rows ``start:stop`` of the weight's gradient for some outputs, ``[c, n, rows * o]``."""
+        a = self.inner.a[:, :, start:stop].transpose(1, 2)  # [n, rows, T]
+        return torch.stack([(a @ g.transpose(1, 2)).flatten(1) for g in self.inner.g[c]])
+
+    def absolute(self) -> "Transposed":
+        """The same with every number's size in its place."""
+        return Transposed(self.inner.absolute())
+
+    def only(self, some: slice) -> "Transposed":
+        """Some of the samples."""
+        return Transposed(self.inner.only(some))
+
+
+@dataclass
 class Lookup(_Pulled):
     """Gradients of a table from ``tokens [n, T]`` (-1: none) and ``g``, C times ``[n, d, T]``."""
 
@@ -168,7 +219,7 @@ class Lookup(_Pulled):
         return (same & (self.tokens >= 0)[:, :, None, None]).to(self.g[0].dtype)
 
 
-Factor = Dense | Outer | Lookup
+Factor = Dense | Outer | Transposed | Lookup
 
 
 def dense(factor: Factor) -> Dense:
@@ -179,6 +230,10 @@ def dense(factor: Factor) -> Dense:
     return Dense(factor.block(slice(None), 0, rows, factor.step, None))
 
 
+@overload
+def outputs_as_samples(factor: Outer) -> Outer: ...
+@overload
+def outputs_as_samples(factor: Factor) -> Factor: ...
 def outputs_as_samples(factor: Factor) -> Factor:
     """The same gradients with C times as many samples and one output, outputs varying slowest."""
     c = factor.outputs
@@ -186,6 +241,8 @@ def outputs_as_samples(factor: Factor) -> Factor:
         return factor
     if isinstance(factor, Dense):
         return Dense(factor.rows.flatten(0, 1).unsqueeze(0))
+    if isinstance(factor, Transposed):
+        return Transposed(outputs_as_samples(factor.inner))
     g = [torch.cat(factor.g)]
     if isinstance(factor, Lookup):
         return Lookup(factor.tokens.repeat(c, 1), g, factor.size)
@@ -197,7 +254,10 @@ def weighted_sum(factor: Factor, r: Tensor) -> Tensor:
     r = r.to(factor.like)
     if isinstance(factor, Dense):
         return torch.einsum("knp,nk->p", factor.rows, r)
-    g = sum_of(part * column[:, None, None] for part, column in zip(factor.g, r.T, strict=True))
+    pulled = factor.inner if isinstance(factor, Transposed) else factor
+    g = sum_of(part * column[:, None, None] for part, column in zip(pulled.g, r.T, strict=True))
+    if isinstance(factor, Transposed):
+        return torch.bmm(factor.inner.a.transpose(1, 2), g.transpose(1, 2)).sum(0).flatten()
     if isinstance(factor, Outer):
         return torch.bmm(g, factor.a).sum(0).flatten()
     found = g.new_zeros(factor.size + 1, g.shape[1])  # the last row takes what counts for none
@@ -207,9 +267,12 @@ def weighted_sum(factor: Factor, r: Tensor) -> Tensor:
 
 def some_rows(factor: Factor, most: int) -> tuple[Factor, slice]:
     """The gradients of a few rows of a weight matrix, and where they are among all entries."""
+    rows, i = slice(0, most), 0 if isinstance(factor, Dense) else factor.step
+    if isinstance(factor, Transposed) and factor.inner.a.shape[2] > most:
+        inner = Outer(factor.inner.a[..., rows], factor.inner.g)
+        return Transposed(inner), slice(0, most * i)
     if not isinstance(factor, Outer) or factor.g[0].shape[1] <= most:
         return factor, slice(None)
-    rows, i = slice(0, most), factor.step
     return Outer(factor.a, [g[:, rows] for g in factor.g]), slice(0, most * i)
 
 
@@ -218,10 +281,18 @@ def merge(factors: list[Factor]) -> Factor:
     if len(factors) == 1:
         return factors[0]
     outer = [f for f in factors if isinstance(f, Outer)]
-    if len(outer) == len(factors):  # more meetings are more positions
-        pulls = zip(*(f.g for f in outer), strict=True)
-        return Outer(torch.cat([f.a for f in outer], 1), [torch.cat(g, 2) for g in pulls])
+    if len(outer) == len(factors):
+        return _joined(outer)
+    right = [f.inner for f in factors if isinstance(f, Transposed)]
+    if len(right) == len(factors):
+        return Transposed(_joined(right))
     return Dense(sum_of(dense(f).rows for f in factors))
+
+
+def _joined(outer: list[Outer]) -> Outer:
+    """More meetings are more positions."""
+    pulls = zip(*(f.g for f in outer), strict=True)
+    return Outer(torch.cat([f.a for f in outer], 1), [torch.cat(g, 2) for g in pulls])
 
 
 @dataclass(frozen=True)

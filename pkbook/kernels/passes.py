@@ -16,7 +16,7 @@ from pkbook.basics.parameters import Tree
 from pkbook.basics.replaced import replaced
 from pkbook.kernels.asked import Inputs, applied, tensors_of
 from pkbook.kernels.rows import Rows
-from pkbook.kernels.watch import Watch
+from pkbook.kernels.watch import NOTHING, Seen, Watch
 
 Forward = Callable[..., AbstractContextManager[Tensor]]
 """``with forward(leaves, watch=None) as f``: the outputs with given parameters, watched."""
@@ -37,7 +37,8 @@ def calling(model: nn.Module, x: Inputs) -> Forward:
         with replaced(model, buffers | leaves), _one_path():
             inputs = x.clone()
             if watch is not None:
-                watch.rows = Rows(tensors_of(inputs), [*leaves.values(), *buffers.values()])
+                constants = [*leaves.values(), *buffers.values(), *model.parameters()]
+                watch.rows = Rows(tensors_of(inputs), constants)
             with watch or nullcontext():
                 f = applied(model, inputs)
             if watch is not None and watch.rows is not None:
@@ -74,10 +75,12 @@ def _require_replaced(f: object, own: dict[int, str]) -> None:
 
 
 @contextmanager
-def watched(forward: Forward, parameters: Tree) -> Iterator[tuple[Tensor, Watch]]:
+def watched(
+    forward: Forward, parameters: Tree, seen: Seen = NOTHING
+) -> Iterator[tuple[Tensor, Watch]]:
     """Outputs ``[n, C]`` and the watch of a forward pass, with gradients on."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-    watch = Watch(leaves)
+    watch = Watch(leaves, seen)
     with torch.inference_mode(False), torch.enable_grad(), forward(leaves, watch) as f:
         yield f.reshape(len(f), -1), watch
 

@@ -16,7 +16,7 @@ from pkbook.kernels.factors import Layout
 from pkbook.kernels.layers import Use
 from pkbook.kernels.layers.linear import Linear
 from pkbook.kernels.passes import arrivals, calling, watched
-from pkbook.kernels.watch import Watch
+from pkbook.kernels.watch import NOTHING, Seen, Watch
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Plan:
     """Outputs ``[2, C]`` of the first and the last sample, each alone."""
     rough: bool
     """Whether some operation gave numbers of less precision than the parameters have."""
+    made: dict[str, frozenset[str]]
+    """Tensors made of parameters alone, and of which."""
+    seen: Seen
+    """Calls that need a closer look than one pass gives."""
     term: float
     """Largest term of the sums that the outputs are made of, as far as it is known."""
 
@@ -54,9 +58,12 @@ def plan(model: nn.Module, x: Inputs, parameters: Tree) -> Plan:
     two = x[[0, -1]] if len(x) > 1 else stacked(x, x)
     with kept(x.device):
         before = _random_state(x.device)
-        (f1, first), (f2, second), (f, both) = (
-            _outline(model, part, parameters) for part in (two[:1], two[1:], two)
-        )
+        seen, before_it = NOTHING, None
+        while seen != before_it:  # what was made of what has moved shows at the next look only
+            (f1, first), (f2, second), (f, both) = (
+                _outline(model, part, parameters, seen) for part in (two[:1], two[1:], two)
+            )
+            seen, before_it = _seen(first, second, both, seen), seen
         if not torch.equal(before, _random_state(x.device)):
             raise ValueError(
                 "model draws random numbers in its forward pass, so the kernel between two inputs "
@@ -72,9 +79,11 @@ def plan(model: nn.Module, x: Inputs, parameters: Tree) -> Plan:
         layouts.append(layout or Layout(0, 1, True))
         if layout is None:
             other |= {pair.weight, pair.bias}
-    met = {name for use in both.uses for name in (use.weight, use.bias)}
+    met = {name for use in both.uses for name in (use.weight, use.bias) if name is not None}
+    met = {root for name in met for root in both.roots(name)}
+    other = {root for name in other if name is not None for root in both.roots(name)}
     looked = first.looked or both.looked
-    covered = frozenset(name for name in met - other if name is not None and same)
+    covered = frozenset(met - other) if same else frozenset()
     return Plan(
         layouts,
         signature(both),
@@ -86,14 +95,31 @@ def plan(model: nn.Module, x: Inputs, parameters: Tree) -> Plan:
         sum(use.out for use in first.uses),
         torch.cat([f1, f2]),
         first.coarsest > min(torch.finfo(p.dtype).eps for p in parameters.values()),
+        {name: made.roots for name, made in both.made.items()},
+        seen,
         term,
     )
 
 
-def _outline(model: nn.Module, x: Inputs, parameters: Tree) -> tuple[Tensor, Watch]:
+def _seen(first: Watch, second: Watch, both: Watch, known: Seen) -> Seen:
+    """What three passes tell: of one sample, of another, and of the two together."""
+    constant, moving = set(known.constant), set(known.moving)
+    if signature(first) == signature(second) == signature(both):
+        for one, other, two in zip(first.uses, second.uses, both.uses, strict=True):
+            if torch.equal(one.inputs, two.inputs) and torch.equal(other.inputs, two.inputs):
+                constant.add(one.meeting)
+    for name, made in both.made.items():
+        twins = [watch.made.get(name) for watch in (first, second)]
+        if not all(t is not None and torch.equal(t.value, made.value) for t in twins):
+            moving.add(made.meeting)
+    return Seen(frozenset(constant), frozenset(moving))
+
+
+def _outline(model: nn.Module, x: Inputs, parameters: Tree, seen: Seen) -> tuple[Tensor, Watch]:
     """What a plan needs from one pass; parameters met behind the watch's back become *other*."""
-    with watched(calling(model, x), parameters) as (f, watch):
+    with watched(calling(model, x), parameters, seen) as (f, watch):
         met = Counter(n for use in watch.uses for n in (use.weight, use.bias) if n is not None)
+        met += watch.met
         real = arrivals(f, watch.names)
         watch.other |= {name for name, count in real.items() if count > met[name]}
         return f.detach(), watch

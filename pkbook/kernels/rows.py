@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pkbook.kernels.layers import LAYERS
+from pkbook.kernels.layers import LAYERS, Reading
 
 EACH_ENTRY: set[Callable] = {
     torch.tanh, torch.sigmoid, torch.relu, torch.exp, torch.sin, torch.cos, torch.abs, torch.square,
@@ -76,11 +76,10 @@ class Rows:
     def _keeps(self, func: Callable, args: tuple, kwargs: dict) -> bool:
         if not args or any(isinstance(a, Tensor) for a in kwargs.values() if func not in LAYERS):
             return False
-        if func in LAYERS:
-            call = LAYERS[func].read(*args, **kwargs)
-            return call is not None and self.has(call.inputs) and call.inputs.ndim > 1
         if func in PAIRS:
             return self._pair(args)
+        if func in LAYERS:
+            return self._layer(LAYERS[func].read(*args, **kwargs))
         if func is Tensor.__getitem__:
             return self._picked(*args)
         if func is torch.cat:
@@ -91,6 +90,13 @@ class Rows:
         if func in POOLS:
             return first.ndim == POOLS[func]
         return func in EACH_ENTRY or func in RESHAPES
+
+    def _layer(self, call: Reading | None) -> bool:
+        """Rows that meet a weight and a bias, which must be the same for all of them."""
+        if call is None or not self.has(call.inputs) or call.inputs.ndim < 2:
+            return False
+        others = (t for t in (call.weight, call.bias) if t is not None)
+        return all(id(t) in self._constants for t in others)
 
     def _pair(self, args: tuple) -> bool:
         """Two operands: rows of one kind, or rows and something that is the same for all rows."""

@@ -5,14 +5,14 @@ through layer outputs only, give for every use of a parameter its activation and
 A :class:`~pkbook.kernels.guard.Guard` compares the result with plain autograd.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pkbook.basics.parameters import Tree
-from pkbook.kernels.factors import Factor, Layout, merge
+from pkbook.kernels.factors import Dense, Factor, Layout, dense, merge
 from pkbook.kernels.guard import Guard
 from pkbook.kernels.layers import Use
 from pkbook.kernels.passes import Forward, pull_back, watched
@@ -54,7 +54,7 @@ def side(
     ``alone`` are row numbers and the outputs ``[k, C]`` of those samples by themselves, to be
     compared.
     """
-    with watched(forward, parameters) as (f, watch):
+    with watched(forward, parameters, made.seen) as (f, watch):
         if alone is not None:
             require_alone(f.detach()[alone[0]], alone[1], made.term)
         uses = _checked_uses(watch, made)
@@ -63,7 +63,7 @@ def side(
         if not _by_construction(watch, uses):
             guard = Guard(f, watch.leaves, None if seeds is None else asked, watch.coarsest)
         gradients = pull_back(f, [use.edge for use, _ in uses], asked)
-        found, misfits = _merged(uses, gradients, parameters, made.covered)
+        found, misfits = _merged(uses, gradients, watch, made.covered)
         if guard is None:
             return Found(found, made.covered - misfits, None, f.detach())
         agreed = {n: factor for n, factor in found.items() if guard.agrees(n, factor)}
@@ -78,24 +78,52 @@ def _by_construction(watch: Watch, uses: list[tuple[Use, Layout]]) -> bool:
 
 
 def _merged(
-    uses: list[tuple[Use, Layout]], gradients: list, parameters: Tree, covered: frozenset[str]
-) -> tuple[Side, set[str | None]]:
+    uses: list[tuple[Use, Layout]], gradients: list, watch: Watch, covered: frozenset[str]
+) -> tuple[Side, set[str]]:
     """One factor for each parameter, and the parameters with a use that does not fit its layout."""
     pieces: dict[str, list[Factor]] = {}
-    misfits: set[str | None] = set()
+    misfits: set[str] = set()
+    tensors = watch.leaves | {name: made.value for name, made in watch.made.items()}
     for (use, layout), g in zip(uses, gradients, strict=True):
         if g is None:  # the output does not depend on this use
             continue
         try:
-            named = list(use.layer.factors(use, layout, g, parameters))
-            for name, factor in named:
-                if name in covered:
-                    pieces.setdefault(str(name), []).append(factor)
+            for name, factor in use.layer.factors(use, layout, g, tensors):
+                if name is not None and watch.roots(name) & covered:
+                    pieces.setdefault(name, []).append(factor)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError):  # rows of another length than in the plan, say
-            misfits |= {use.weight, use.bias}
-    return {n: merge(found) for n, found in pieces.items() if n not in misfits}, misfits
+            misfits |= {n for n in (use.weight, use.bias) if n is not None}
+    for name in watch.made.keys() & pieces.keys():
+        try:
+            for root, factor in _carried_back(watch, name, pieces.pop(name)):
+                pieces.setdefault(root, []).append(factor)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):  # an operation that vmap does not know
+            misfits.add(name)
+    misfits = {root for name in misfits for root in watch.roots(name)}
+    merged = {n: merge(found) for n, found in pieces.items() if n in covered - misfits}
+    return merged, misfits
+
+
+def _carried_back(watch: Watch, name: str, pieces: list[Factor]) -> Iterator[tuple[str, Factor]]:
+    """Gradients by what was made of parameters, as gradients by those parameters."""
+    made, rows = watch.made[name], dense(merge(pieces)).rows  # [C, n, P]
+    leaves = {root: watch.leaves[root] for root in sorted(made.roots)}
+    along = rows.flatten(0, 1).reshape(-1, *made.value.shape).to(made.value.dtype)
+    got = torch.autograd.grad(
+        made.value,
+        list(leaves.values()),
+        along,
+        is_grads_batched=True,
+        retain_graph=True,
+        allow_unused=True,
+    )
+    for root, g in zip(leaves, got, strict=True):
+        if g is not None:
+            yield root, Dense(g.reshape(*rows.shape[:2], -1).to(rows.dtype))
 
 
 def _checked_uses(watch: Watch, made: Plan) -> list[tuple[Use, Layout]]:
@@ -108,15 +136,22 @@ def _checked_uses(watch: Watch, made: Plan) -> list[tuple[Use, Layout]]:
     uses = [
         (use, layout)
         for use, layout in zip(watch.uses, made.layouts, strict=True)
-        if {use.weight, use.bias} & made.covered
+        if _behind(use, made) & made.covered
     ]
     for use, _ in uses:
-        if use.weight is not None and use.inputs._version != use.version:
+        moved = use.layer.looks_at_inputs and use.inputs._version != use.version
+        if use.weight is not None and moved:
             raise ValueError(
                 f"the input of the layer with {use.weight!r} is changed in place after that layer "
                 "has used it; make that operation out of place"
             )
     return uses
+
+
+def _behind(use: Use, made: Plan) -> frozenset[str]:
+    """The parameters that a use depends on."""
+    names = (name for name in (use.weight, use.bias) if name is not None)
+    return frozenset().union(*(made.made.get(name, {name}) for name in names))
 
 
 def _each_output(f: Tensor) -> list[Tensor]:

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pkbook.kernels.layers.convolution import Convolution
+from pkbook.kernels.layers.einsum import Einsum
 from pkbook.kernels.layers.embedding import Embedding
-from pkbook.kernels.layers.layer import Layer, Use
+from pkbook.kernels.layers.layer import Layer, Reading, Use
 from pkbook.kernels.layers.linear import Linear
 from pkbook.kernels.layers.normalisation import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from pkbook.kernels.layers.product import Product, ProductWithBias
+from pkbook.kernels.layers.spread import Multiple, Repeated, Sum
+from pkbook.kernels.layers.transposed_convolution import TransposedConvolution
 
 LAYERS: dict[Callable, Layer] = {
     F.linear: Linear(),
@@ -20,6 +26,17 @@ LAYERS: dict[Callable, Layer] = {
     F.rms_norm: RMSNorm(),
     F.group_norm: GroupNorm(),
     F.batch_norm: BatchNorm(),
+    F.conv_transpose1d: TransposedConvolution(1),
+    F.conv_transpose2d: TransposedConvolution(2),
+    F.conv_transpose3d: TransposedConvolution(3),
 }
+PRODUCT, WITH_BIAS, SUM, MULTIPLE, REPEATED = (
+    Product(), ProductWithBias(), Sum(), Multiple(), Repeated(),
+)  # fmt: skip
+LAYERS |= dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm), PRODUCT)
+LAYERS |= {Tensor.__matmul__: PRODUCT, torch.addmm: WITH_BIAS, Tensor.addmm: WITH_BIAS}
+LAYERS |= dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), SUM)
+LAYERS |= dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), MULTIPLE)
+LAYERS |= {Tensor.expand: REPEATED, torch.einsum: Einsum()}
 
-__all__ = ["LAYERS", "Layer", "Use"]
+__all__ = ["LAYERS", "Layer", "Reading", "Use"]

@@ -34,6 +34,8 @@ class Use:
     """Number of entries of what came out."""
     version: int = 0
     """The activation's in-place counter when it was used."""
+    meeting: int = 0
+    """Its number among all meetings with parameters."""
 
     @property
     def kind(self) -> tuple:
@@ -57,6 +59,11 @@ Named = Iterator[tuple[str | None, Factor]]
 
 class Layer:
     """One kind of layer."""
+
+    either = False
+    """Whether the parameter may be the first of two operands as well as the second."""
+    looks_at_inputs = True
+    """Whether the factors need the activation's values, which must not change after the use."""
 
     def read(self, *args: Any, **kwargs: Any) -> Reading | None:
         """The call's arguments, None where this way of using the layer has no known factors."""
