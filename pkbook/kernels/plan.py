@@ -58,12 +58,7 @@ def plan(model: nn.Module, x: Inputs, parameters: Tree) -> Plan:
     two = x[[0, -1]] if len(x) > 1 else stacked(x, x)
     with kept(x.device):
         before = _random_state(x.device)
-        seen, before_it = NOTHING, None
-        while seen != before_it:  # what was made of what has moved shows at the next look only
-            (f1, first), (f2, second), (f, both) = (
-                _outline(model, part, parameters, seen) for part in (two[:1], two[1:], two)
-            )
-            seen, before_it = _seen(first, second, both, seen), seen
+        ((f1, first), (f2, second), (f, both)), seen = _three_passes(model, two, parameters)
         if not torch.equal(before, _random_state(x.device)):
             raise ValueError(
                 "model draws random numbers in its forward pass, so the kernel between two inputs "
@@ -101,6 +96,27 @@ def plan(model: nn.Module, x: Inputs, parameters: Tree) -> Plan:
     )
 
 
+Outline = tuple[Tensor, Watch]
+
+
+def _three_passes(
+    model: nn.Module, two: Inputs, parameters: Tree
+) -> tuple[tuple[Outline, Outline, Outline], Seen]:
+    """One sample, another, and the two together, until nothing new is seen in comparing them.
+
+    What was made of what has turned out to move, say, shows at the next look only.
+    """
+    seen = NOTHING
+    while True:
+        one, other, both = (
+            _outline(model, part, parameters, seen) for part in (two[:1], two[1:], two)
+        )
+        found = _seen(one[1], other[1], both[1], seen)
+        if found == seen:
+            return (one, other, both), seen
+        seen = found
+
+
 def _seen(first: Watch, second: Watch, both: Watch, known: Seen) -> Seen:
     """What three passes tell: of one sample, of another, and of the two together."""
     constant, moving = set(known.constant), set(known.moving)
@@ -115,7 +131,7 @@ def _seen(first: Watch, second: Watch, both: Watch, known: Seen) -> Seen:
     return Seen(frozenset(constant), frozenset(moving))
 
 
-def _outline(model: nn.Module, x: Inputs, parameters: Tree, seen: Seen) -> tuple[Tensor, Watch]:
+def _outline(model: nn.Module, x: Inputs, parameters: Tree, seen: Seen) -> Outline:
     """What a plan needs from one pass; parameters met behind the watch's back become *other*."""
     with watched(calling(model, x), parameters, seen) as (f, watch):
         met = Counter(n for use in watch.uses for n in (use.weight, use.bias) if n is not None)
