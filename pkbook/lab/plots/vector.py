@@ -21,6 +21,7 @@ from matplotlib.typing import RcKeyType
 
 _LAYOUTS: tuple[RcKeyType, ...] = ("figure.autolayout", "figure.constrained_layout.use")
 KEPT = 4096  # texts measured
+DPI = 72  # of every SVG
 
 
 class _Texts(TextToPath):
@@ -57,10 +58,10 @@ class FigureCanvas(FigureCanvasSVG):
     def print_svg(self, filename: Any, *, metadata: Any = None, **_: Any) -> None:
         """As matplotlib's, with the renderer above; ``filename`` is a buffer of bytes."""
         fig = self.figure
-        dpi, fig.dpi = fig.dpi, 72
+        dpi, fig.dpi = fig.dpi, DPI
         width, height = fig.get_size_inches()
         text = codecs.getwriter("utf-8")(filename)
-        inner = _Renderer(width * 72, height * 72, text, image_dpi=dpi, metadata=metadata)
+        inner = _Renderer(width * DPI, height * DPI, text, image_dpi=dpi, metadata=metadata)
         renderer = MixedModeRenderer(fig, width, height, dpi, inner)
         fig.draw(renderer)  # pyright: ignore[reportArgumentType]  # as matplotlib's own
         renderer.finalize()
@@ -76,7 +77,7 @@ def laid_out(fig: Figure) -> Iterator[None]:
     canvas, dpi = fig.canvas, fig.dpi
     try:
         fig.canvas = FigureCanvas(fig)
-        fig.set_dpi(FigureCanvas.fixed_dpi)
+        fig.set_dpi(DPI)
         with suppress(ValueError):  # as matplotlib does where a figure is too small
             engine.execute(fig) if fig.axes else None
     finally:
