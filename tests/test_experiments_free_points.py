@@ -13,7 +13,7 @@ TINY = Config(steps=8, every=2, batch=8, latents=30, queries=4, points=40)
 
 
 def test_free_points_are_adam_on_each_point():
-    found = free_points.free(3, 0.05, TINY)
+    found = free_points.free([2, 3], [0.01, 0.05], TINY, points=30)[0.05][1]
     draw = torch.Generator().manual_seed(3)
     ring = ring_of_gaussians(8, scale=0.15)
     z = torch.randn(30, 2, generator=draw, dtype=torch.float64)
@@ -48,7 +48,7 @@ def test_numbers_of_a_course_by_hand():
 
 
 def test_the_network_is_that_of_the_experiment():
-    course = free_points.with_network(3, TINY, points=5)
+    (course,) = free_points.with_network([3], TINY, points=5)
     assert course.places.shape == (9, 5, 2)
     draw = torch.Generator().manual_seed(20_003)
     z = torch.randn(5, 2, generator=draw, dtype=torch.float64)
@@ -58,8 +58,8 @@ def test_the_network_is_that_of_the_experiment():
 
 def test_slow_points_find_more_modes_than_fast_ones():
     """Of a seed that the chapter does not use."""
-    config = Config(steps=240)
-    slow, fast = (free_points.free(11, rate, config) for rate in (0.01, 0.1))
+    found = free_points.free([11], [0.01, 0.1], Config())
+    (slow,), (fast,) = found.values()
     assert slow.modes > fast.modes
     assert slow.coherence < fast.coherence
 
@@ -67,4 +67,4 @@ def test_slow_points_find_more_modes_than_fast_ones():
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), "fast"])
 def test_refuses_other_rates(rate):
     with pytest.raises(ValueError, match="rate must be a positive number"):
-        free_points.free(0, rate, TINY)
+        free_points.free([0], [0.1, rate], TINY)

@@ -96,6 +96,21 @@ def test_a_run_repeats_itself_and_leaves_the_global_state_alone(ring):
     assert not torch.equal(other.share, ring.share)
 
 
+def test_settings_side_by_side_end_where_each_ends_alone(tmp_path):
+    """Alone with a folder, which trains one network after another by another loop."""
+    settings = [TINY, replace(TINY, loss="logistic"), replace(TINY, points="circle")]
+    for setting, found in zip(settings, neighbours.together(settings), strict=True):
+        alone = neighbours.run(setting, folder=tmp_path / f"{setting.loss}-{setting.points}")
+        assert found.config == setting
+        for name in ("euclidean", "x", "y"):
+            assert torch.equal(getattr(found, name), getattr(alone, name))
+        for name in ("share", "push", "kernels", "outputs"):
+            told = getattr(found, name), getattr(alone, name)
+            torch.testing.assert_close(*told, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="differ in loss and points only"):
+        neighbours.together([TINY, replace(TINY, rate=0.1)])
+
+
 @pytest.mark.parametrize("y", [-1.0, 1.0])
 @pytest.mark.parametrize("f", [-2.0, 0.3, 1.7])
 def test_the_two_twin_losses_are_their_formulas(f, y):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Normal
 
 import pkbook as pk
-from pkbook.generative import Optimal, ring_of_gaussians
+from pkbook.generative import Learned, Optimal, ring_of_gaussians, train_generator
 from pkbook.lab.experiments import mode_collapse as collapse
 from pkbook.lab.experiments.figures import mode_collapse as mode_collapse_figures
 from pkbook.lab.experiments.machinery.claims import finding
@@ -68,10 +68,11 @@ def coherence(moves):
 def test_a_run_is_a_gan_in_plain_torch(name):
     setting = collapse.SETTINGS[name]
     states, feedback = by_hand(setting, 7)
-    found = collapse.measure(setting, TINY, 7)
+    other = collapse.SETTINGS["collapsing"]
+    found = {k: v[1] for k, v in collapse.measure([other, setting], TINY, [0, 7]).items()}
     draw = torch.Generator().manual_seed(10_007)
     asked = torch.randn(40, 2, generator=draw, dtype=torch.float64)
-    torch.testing.assert_close(found["made"], states[-1](asked).detach())
+    torch.testing.assert_close(found["places"][-1], states[-1](asked).detach())
     for k in (0, 9, 31):
         wanted = coherence(feedback[k, :4].tolist())
         assert found["feedback"][k].item() == pytest.approx(wanted, rel=1e-6)
@@ -88,12 +89,11 @@ def test_a_run_is_a_gan_in_plain_torch(name):
 
 def test_carried_moves_add_up_to_what_plain_torch_moved(tiny):
     setting = collapse.SETTINGS["collapsing"]
-    _, made, _ = collapse.train(setting, TINY, 7)
+    _, made = collapse.train([setting], TINY, [7])
     states, _ = by_hand(setting, 7)
     draw = torch.Generator().manual_seed(10_007)
     asked = torch.randn(40, 2, generator=draw, dtype=torch.float64)[:4]
-    told = made.run.interpolate(asked, nodes=3, tolerance=None)
-    moves = made.by_step(told)
+    (moves,) = made.carried(asked[None], 3)
     change = (states[-1](asked) - states[0](asked)).detach()
     torch.testing.assert_close(moves.sum(0), change, rtol=1e-3, atol=1e-4)
     for k in (0, 20):
@@ -103,6 +103,31 @@ def test_carried_moves_add_up_to_what_plain_torch_moved(tiny):
         steps = (states[k + 1](asked) - states[k](asked)).tolist()
         assert tiny.moved["collapsing"][1, k].item() == pytest.approx(coherence(steps), rel=1e-5)
     assert tiny.gap["collapsing"].max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["collapsing", "more momentum"])
+def test_carried_moves_are_those_of_a_recorded_run(name):
+    """The package's interpolation of the same run, recorded by itself."""
+    setting = collapse.SETTINGS[name]
+    draw = torch.Generator().manual_seed(7)
+    z = torch.randn(20, 2, generator=draw, dtype=torch.float64)
+    ring = ring_of_gaussians(8, scale=0.15)
+    ring = replace(ring, means=ring.means.double(), weights=None)
+    critic = pk.models.mlp(2, 64, 64, 1, seed=107).double()
+    adam = torch.optim.Adam(critic.parameters(), setting.discriminator, betas=(0.5, 0.999))
+    adversary = Learned(critic, adam, lambda n: ring.sample(n, generator=draw))
+    net, optimizer = collapse.build(setting, 7)
+    recorded = train_generator(net, adversary, z, optimizer, steps=32, batch=8, seed=7)
+    asked = collapse.asked(TINY, [7])[:, :4]
+    told = recorded.run.interpolate(asked[0], nodes=3, tolerance=None)
+    _, made = collapse.train([setting], TINY, [7])
+    torch.testing.assert_close(made.carried(asked, 3)[0], recorded.by_step(told))
+    torch.testing.assert_close(made.feedback[0], recorded.feedback.sum(1))
+
+
+def test_settings_of_two_widths_are_not_trained_side_by_side():
+    with pytest.raises(ValueError, match="one width"):
+        collapse.train([collapse.COLLAPSING, collapse.SETTINGS["wider generator"]], TINY, [0, 0])
 
 
 def test_covered_counts_modes_by_hand():
@@ -153,7 +178,7 @@ def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
 
 def test_a_run_leaves_the_global_state_alone():
     before = torch.get_rng_state()
-    collapse.measure(collapse.SETTINGS["collapsing"], TINY, 0)
+    collapse.measure([collapse.COLLAPSING], TINY, [0])
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -75,22 +75,24 @@ def test_rows_of_the_models_are_what_their_runs_say():
 
 
 def test_diffusion_rows_and_distances():
-    sizes, apart = reach.diffusion(1, samples=10, levels=5, steps=3)
+    cases = [("sines", 1), ("none", 1)]
+    (sizes, apart), (blind, _) = reach.diffusion(cases, samples=10, levels=5, steps=3)
     assert sizes.shape == (50, 10)
     assert apart["level"].unique().tolist() == [0, 1, 2, 3, 4]
     assert apart["level"][1, 1] == 0  # second level, second level
-    blind, _ = reach.diffusion(1, samples=10, levels=5, steps=3, embedding="none")
     assert not torch.allclose(sizes, blind)
     with pytest.raises(ValueError, match="embedding"):
-        reach.diffusion(1, embedding="loud")
+        reach.diffusion([("loud", 1)])
 
 
 def test_without_an_embedding_the_level_says_nothing_and_with_many_sines_much():
     """The claim of the chapter on another seed, smaller."""
-    lifts = {}
-    for name in ("none", "more sines"):
-        sizes, apart = reach.diffusion(9, samples=12, levels=20, steps=60, embedding=name)
-        lifts[name] = reach.reach(sizes, apart["level"]).lift
+    names = "none", "more sines"
+    runs = reach.diffusion([(name, 9) for name in names], samples=12, levels=20, steps=60)
+    lifts = {
+        name: reach.reach(sizes, apart["level"]).lift
+        for name, (sizes, apart) in zip(names, runs, strict=True)
+    }
     assert abs(lifts["none"] - 1) < 0.15
     assert lifts["more sines"] > 1.5
 
@@ -100,5 +102,3 @@ def test_gans_give_rows_for_every_latent_drawn():
     assert sizes.shape == distance.shape
     assert sizes.shape[1] == 5
     assert 48 <= len(sizes) <= 60
-    sizes, _ = reach.known_gan(2, steps=2, queries=6)
-    assert sizes.shape[1] == 6

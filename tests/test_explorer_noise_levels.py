@@ -27,7 +27,7 @@ def tiny(monkeypatch):
 
 
 def shares(frequency):
-    found = [experiment.study(TINY, 20, "sinusoidal", frequency, s) for s in TINY.seeds]
+    found = experiment.everything(TINY).of("sinusoidal", frequency=frequency)
     return sum(s.shares["noisy"].numpy() for s in found) / 2
 
 

@@ -66,7 +66,7 @@ def test_dots_are_the_energies_and_curves_the_parts():
     assert bottom.lines[1].get_xdata() == pytest.approx(values[~learnable].numpy(), abs=1e-15)
 
 
-def test_explorer_has_two_networks_three_times_four_tolerances(monkeypatch):
+def test_explorer_has_two_networks_three_times_three_tolerances(monkeypatch):
     drawn = []
 
     def quick(network, time, tolerance, result):
@@ -80,8 +80,8 @@ def test_explorer_has_two_networks_three_times_four_tolerances(monkeypatch):
     explorer = null_space()
     assert isinstance(explorer, Explorer)
     html = explorer.html()
-    assert len(drawn) == len(set(drawn)) == 24
-    assert len(re.findall("<div data-frame", html)) == 24
+    assert len(drawn) == len(set(drawn)) == 18
+    assert len(re.findall("<div data-frame", html)) == 18
     assert len(html) < 800_000
     assert explorer.sliders["time"].value == 500
 

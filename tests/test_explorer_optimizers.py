@@ -173,7 +173,7 @@ def test_explorer_draws_its_whole_grid_once(kind, monkeypatch):
     )
 
     def study(kind, **values):
-        ran.append(tuple(values.values()))
+        ran.append(tuple(values[name] for name in controls))
         return known(values["rate"], values["batch"])
 
     monkeypatch.setattr(module, "study", study)
@@ -182,9 +182,9 @@ def test_explorer_draws_its_whole_grid_once(kind, monkeypatch):
     html = explorer.html()
     grid = list(itertools.product(*(control.values for control in controls.values())))
     assert ran == grid
-    assert len(re.findall("<div data-frame", html)) == len(grid) <= 32
+    assert len(re.findall("<div data-frame", html)) == len(grid) <= 18
     assert len(html) < 600_000
-    assert len(explorer.sliders) == {"sgd": 2, "momentum": 3, "rmsprop": 4, "adam": 5}[kind]
+    assert len(explorer.sliders) == {"sgd": 2, "momentum": 3, "rmsprop": 3, "adam": 4}[kind]
 
 
 def test_one_real_frame_is_quick_to_draw_and_live():

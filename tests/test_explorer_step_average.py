@@ -149,7 +149,7 @@ def test_explorer_draws_its_whole_grid_and_trains_once_for_each_run(monkeypatch)
     assert isinstance(explorer, Explorer)
     html = explorer.html()
     assert ran == list(itertools.product(KINDS, (0.03, 0.3)))
-    assert len(re.findall("<div data-frame", html)) == 24
+    assert len(re.findall("<div data-frame", html)) == 18
     assert len(html) < 600_000
     assert explorer.sliders["optimizer"].value == "Adam"
 

@@ -50,6 +50,12 @@ SETTINGS: dict[str, dict[str, str]] = {
     "another order of sums": {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"},
     "two threads": {"OMP_NUM_THREADS": "2", **PATIENT},
     "four threads": {"OMP_NUM_THREADS": "4", **PATIENT},
+    "two threads, no vector instructions": {
+        "OMP_NUM_THREADS": "2",
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        **PATIENT,
+    },
     "seeds moved once": {"OMP_NUM_THREADS": "1", "PKBOOK_MOVED_SEEDS": "1000"},
     "seeds moved twice": {"OMP_NUM_THREADS": "1", "PKBOOK_MOVED_SEEDS": "2000"},
 }

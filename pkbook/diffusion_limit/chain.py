@@ -8,6 +8,7 @@ number of rows of weights, the squares of the single gradients, and the queries 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -93,14 +94,20 @@ class Chain:
         self, theta: Tensor
     ) -> Iterator[tuple[nn.Module, Tensor | None, Tensor | None]]:
         """Each layer with its weights ``[R, out, in]`` and biases ``[R, out]`` in ``theta``."""
-        at = 0
-        for layer in self.layers:
-            found: list[Tensor | None] = []
-            for p in layer.parameters():
-                found.append(theta[:, at : at + p.numel()].view(-1, *p.shape))
-                at += p.numel()
+        parts = iter(theta.split(self._sizes, 1))
+        for layer, shapes in self._shapes:
+            found = [next(parts).view(-1, *shape) for shape in shapes]
             weight, bias, *_ = [*found, None, None]
             yield layer, weight, bias
+
+    @cached_property
+    def _shapes(self) -> list[tuple[nn.Module, list[torch.Size]]]:
+        """Each layer with the shapes of its parameters, asked once: a run asks for them always."""
+        return [(layer, [p.shape for p in layer.parameters()]) for layer in self.layers]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [shape.numel() for _, shapes in self._shapes for shape in shapes]
 
 
 def _sums(weights: Tensor, delta: Tensor, a: Tensor, bias: bool) -> list[Tensor]:

@@ -53,10 +53,14 @@ class NoisePredictor(nn.Module):
         self.register_buffer("embedding", embedding.float(), persistent=False)
         self.net = mlp(*widths, activation=activation, seed=seed)
 
+    def inputs(self, z: Tensor) -> Tensor:
+        """What the layers see: the point and its level's embedding, ``[n, d + E]``."""
+        levels = z[:, -1].detach().round().long()
+        return torch.cat([z[:, :-1], self.embedding[levels - 1]], 1)
+
     def forward(self, z: Tensor) -> Tensor:
         """Predicted noise ``[n, d]``."""
-        levels = z[:, -1].detach().round().long()
-        return self.net(torch.cat([z[:, :-1], self.embedding[levels - 1]], 1))
+        return self.net(self.inputs(z))
 
 
 def with_level(x: Tensor, level: Tensor | int, schedule: NoiseSchedule) -> Tensor:

@@ -42,7 +42,7 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
             "pk.losses.cross_entropy"
         )
     _check_same_shape(outputs, targets)
-    if not _known_all(targets.isfinite()):
+    if not _finite(targets):
         raise ValueError(
             "targets: expected finite numbers, came NaN or infinity; leave those samples out"
         )
@@ -163,7 +163,7 @@ def _check_outputs(outputs: Tensor, targets: Tensor) -> None:
             f"targets: expected on {outputs.device} like the outputs, came on {targets.device}; "
             "write targets.to(outputs.device)"
         )
-    if not _known_all(outputs.isfinite()):
+    if not _finite(outputs):
         raise ValueError(
             "outputs: expected finite numbers, came NaN or infinity; check the inputs, and lower "
             "the learning rate if training has diverged"
@@ -176,6 +176,15 @@ def _check_same_shape(outputs: Tensor, targets: Tensor) -> None:
             f"targets: expected {_shape(outputs)} like the outputs, came {_shape(targets)}; "
             "write targets[:, None] for one number a sample, and give as many rows as the inputs"
         )
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all values are finite, True where they cannot be read.
+
+    Of a batch of ``torch.func.vmap`` they cannot; asking all the same costs an exception.
+    """
+    within = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]  # not in the stubs
+    return within.is_batchedtensor(values) or _known_all(values.isfinite())
 
 
 def _known_all(condition: Tensor) -> bool:

@@ -197,7 +197,7 @@ def suspects(config: Config, optimizer: str, seed: int, x: Tensor, y: Tensor) ->
     with torch.no_grad():
         stops = range(0, len(recorded) + 1, config.epoch)
         path = [losses.cross_entropy(recorded.model_at(k)(x), labels) for k in stops]
-    own = self_influence(recorded, outputs=labels, nodes=1, tolerance=None)
+    own = self_influence(recorded, outputs=labels, chunk=len(y), nodes=1, tolerance=None)
     numbers = {
         "own contribution": own[:, 0],
         "loss at the end": path[-1],

@@ -6,14 +6,16 @@ zero. They meet the same discriminators as the runs of `mode_collapse`; these ar
 own kernel still ties what they tell one point to what they tell another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pkbook.basics.checks import is_finite_number
-from pkbook.generative import GaussianMixture, Learned, coherence, ring_of_gaussians
-from pkbook.lab.experiments.mode_collapse import COLLAPSING, Config, covered, train
+from pkbook.generative import GaussianMixture, coherence, ring_of_gaussians
+from pkbook.lab.experiments.mode_collapse import COLLAPSING, Config, build, covered, train
+from pkbook.lab.experiments.parts import gans_together
 from pkbook.problems.models import mlp
 
 
@@ -48,41 +50,58 @@ class Course:
         return coherence(self.late.diff(dim=0)).mean().item()
 
 
-def with_network(seed: int, config: Config, points: int = 100) -> Course:
-    """The collapsing run of `mode_collapse`, watched at some latents."""
-    draw = torch.Generator().manual_seed(20_000 + seed)
-    asked = torch.randn(points, 2, generator=draw, dtype=torch.float64)
-    ring, _, places = train(COLLAPSING, config, seed, asked=asked)
-    return Course(places, ring)
+def with_network(seeds: Sequence[int], config: Config, points: int = 100) -> list[Course]:
+    """The collapsing runs of `mode_collapse`, watched at some latents."""
+    draws = [torch.Generator().manual_seed(20_000 + seed) for seed in seeds]
+    asked = [torch.randn(points, 2, generator=g, dtype=torch.float64) for g in draws]
+    ring, made = train([COLLAPSING] * len(seeds), config, seeds)
+    return [Course(places, ring) for places in made.places(torch.stack(asked))]
 
 
-def free(seed: int, rate: float, config: Config) -> Course:
-    """Points that start where that run's generator puts its latents, and then move by themselves.
+class Points(nn.Module):
+    """A generator that is a list of points: its latents are their numbers ``[n, 1]``."""
 
-    Adam with the generator's betas at ``rate``, on all points in each step, against a
-    discriminator with the collapsing run's start and rate.
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.points = nn.Parameter(start)
+
+    def forward(self, number: Tensor) -> Tensor:
+        """``[n, 2]``."""
+        return self.points[number[:, 0]]
+
+
+def free(
+    seeds: Sequence[int], rates: Sequence[float], config: Config, points: int = 128
+) -> dict[float, list[Course]]:
+    """Points that start where those runs' generators put latents, and then move by themselves.
+
+    For each rate a run for each seed: Adam with the generator's betas, on all points in each step,
+    against a discriminator with the collapsing run's start and rate.
 
     ``ValueError`` for a rate that is not positive.
     """
-    if not is_finite_number(rate) or rate <= 0:
-        raise ValueError(f"rate must be a positive number, got {rate!r}")
+    for rate in rates:
+        if not is_finite_number(rate) or rate <= 0:
+            raise ValueError(f"rate must be a positive number, got {rate!r}")
     ring = ring_of_gaussians(8, scale=config.scale)
     ring = GaussianMixture(ring.means.double(), config.scale)
-    draw = torch.Generator().manual_seed(seed)
-    z = torch.randn(config.latents, 2, generator=draw, dtype=torch.float64)
-    width = COLLAPSING.width
-    start = mlp(2, width, width, 2, activation="tanh", seed=seed).double()
-    x = torch.nn.Parameter(start(z).detach())
-    critic = mlp(2, 64, 64, 1, seed=100 + seed).double()
-    adversary = Learned(
-        critic,
-        torch.optim.Adam(critic.parameters(), COLLAPSING.discriminator, betas=(0.5, 0.999)),
-        lambda n: ring.sample(n, generator=draw),
+    cases = [(rate, seed) for rate in rates for seed in seeds]
+    draws = [torch.Generator().manual_seed(seed) for _, seed in cases]
+    starts = []
+    for (_, seed), draw in zip(cases, draws, strict=True):
+        z = torch.randn(points, 2, generator=draw, dtype=torch.float64)
+        starts.append(build(COLLAPSING, seed)[0](z).detach())
+    made = gans_together.train(
+        [Points(start) for start in starts],
+        [mlp(2, 64, 64, 1, seed=100 + seed).double() for _, seed in cases],
+        torch.arange(points)[:, None].expand(len(cases), -1, -1),
+        torch.arange(points).expand(len(cases), config.steps, -1),
+        lambda n: torch.stack([ring.sample(n, generator=draw) for draw in draws]),
+        rates=([rate for rate, _ in cases], [COLLAPSING.discriminator] * len(cases)),
+        betas=[COLLAPSING.momentum] * len(cases),
     )
-    optimizer = torch.optim.Adam([x], rate, betas=(COLLAPSING.momentum, 0.999))
-    places = [x.detach().clone()]
-    for step in range(config.steps):
-        x.grad = adversary(start, z, x.detach(), step)[0] / len(x)
-        optimizer.step()
-        places.append(x.detach().clone())
-    return Course(torch.stack(places), ring, critic)
+    places = made.states.unflatten(2, (points, 2)).unbind(1)
+    found: dict[float, list[Course]] = {rate: [] for rate in rates}
+    for (rate, _), way, critic in zip(cases, places, made.critics, strict=True):
+        found[rate].append(Course(way, ring, critic))
+    return found

@@ -68,7 +68,7 @@ class Config(Settings):
     """Settings. `quick()` takes under a minute on a CPU; `full()` is the paper's size."""
 
     tasks: tuple[Task, ...] = several(
-        (Task("MNIST", 40, (0, 2, 8)), Task("CIFAR-10", 12, (0, 10, 30))), _task
+        (Task("MNIST", 40, (0, 2, 8)), Task("CIFAR-10", 8, (0, 10, 30))), _task
     )
     shown: int = whole(6, least=2)
     """Images of each class in a kernel matrix."""

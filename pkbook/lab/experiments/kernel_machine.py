@@ -33,7 +33,7 @@ class Config(Settings):
 
     dimensions: int = whole(10)
     samples: int = whole(50)
-    queries: int = whole(200)
+    queries: int = whole(100)
     width: int = whole(64)
     scales: tuple[float, ...] = increasing((0.125, 0.5, 2.0, 8.0), least=2, low=1e-9)
     rate: float = positive(0.25)
@@ -41,7 +41,7 @@ class Config(Settings):
     batch: int = whole(10)
     seeds: tuple[int, ...] = several(tuple(range(3)))
 
-    FULL: ClassVar = {"seeds": tuple(range(20)), "time": 400.0}
+    FULL: ClassVar = {"seeds": tuple(range(20)), "time": 400.0, "queries": 200}
 
     def check_together(self) -> None:
         if self.batch > self.samples:

@@ -33,8 +33,8 @@ class Config(Settings):
     per_class: int = 60
     rate: float = 0.15  # falls to 0 like a cosine
     size: int = 30
-    steps: int = 120
-    nodes: int = 8  # many, because of the kinks; see the chapter
+    steps: int = 90
+    nodes: int = 4  # more than a smooth network asks for; see the chapter
     pool: int = 50  # test digits of each class among which the three are chosen
 
     FULL: ClassVar = {

@@ -1,13 +1,14 @@
 r"""T10: do the updates of a collapsing GAN move all latents together? (Cor. 4.2, Rem. 4.1)
 
 Generators of eight Gaussians on a ring are trained against a learned discriminator and recorded.
-For every step, the interpolation says how far that step's batch moved each query latent; the
+For every step, the exact formula says how far that step's batch moved each query latent; the
 *coherence* of these moves is compared with how many of the modes the generator makes, and with the
 coherence of the feedback itself, before the kernel carried it.  The formula's two sides are checked
 where both densities are known (`known_densities`).
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -17,14 +18,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook.basics.checks import require_choice, require_whole
-from pkbook.generative import (
-    AdversarialRun,
-    GaussianMixture,
-    Learned,
-    coherence,
-    ring_of_gaussians,
-    train_generator,
-)
+from pkbook.generative import GaussianMixture, coherence, ring_of_gaussians
+from pkbook.interpolation.trajectory import batches
 from pkbook.lab.experiments.machinery.claims import by_seed, claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
 from pkbook.lab.experiments.machinery.settings import (
@@ -36,7 +31,9 @@ from pkbook.lab.experiments.machinery.settings import (
     whole,
 )
 from pkbook.lab.experiments.machinery.training import remembered
+from pkbook.lab.experiments.parts import gans_together as together
 from pkbook.lab.experiments.parts.coming_back import coming_back
+from pkbook.lab.experiments.parts.gans_together import Together
 from pkbook.lab.experiments.parts.known_densities import gaps
 from pkbook.lab.trained import Trained, trained
 from pkbook.problems.models import mlp
@@ -65,6 +62,7 @@ MAIN = ("healthy", "collapsing")
 QUICK = tuple(name for name in SETTINGS if name != "wider generator")  # it changes little
 NEAR = 3.0  # scales from its centre within which a point belongs to a mode
 COHERENCES = ("carried", "moved", "feedback")
+SIDE = 16  # runs trained at once
 LEAST = 0.02  # share of the points that a mode must hold to count as covered
 
 
@@ -79,12 +77,12 @@ class Config(Settings):
     """Steps between two counts of modes, and what curves are averaged over."""
     batch: int = whole(64)
     latents: int = whole(512)
-    queries: int = whole(24)
+    queries: int = whole(16)
     points: int = whole(500)
     scale: float = positive(0.15)
     nodes: int = whole(2)
     """Of the quadrature of each step."""
-    known_steps: int = 20
+    known_steps: int = 10
     settings: tuple[str, ...] = choices(QUICK, tuple(SETTINGS))
 
     FULL: ClassVar = {
@@ -132,8 +130,8 @@ class Result:
     """Coherence of the discriminator's feedback on as many points of the batch, ``[S, K]``."""
     modes: dict[str, Tensor]
     """Modes covered after each block, ``[S, E]``."""
-    made: dict[str, Tensor]
-    """Generated points at the end, ``[S, points, 2]``."""
+    places: dict[str, Tensor]
+    """Generated points after each block, ``[S, E, points, 2]``."""
     gap: dict[str, Tensor]
     """Largest relative gap of the interpolation, ``[S]``."""
     returned: dict[str, Tensor]
@@ -201,30 +199,6 @@ def covered(data: GaussianMixture, x: Tensor) -> int:
     return int((counts >= LEAST * len(x)).sum())
 
 
-@dataclass
-class Watched:
-    """An adversary that also notes where the generator puts some latents, before each step."""
-
-    adversary: Learned
-    asked: Tensor
-    places: list[Tensor] = field(default_factory=list, init=False)
-    parts: tuple[str, ...] = field(init=False)
-    """As the adversary names them."""
-
-    def __post_init__(self) -> None:
-        self.parts = self.adversary.parts
-
-    @torch.no_grad()
-    def note(self, generator: nn.Module) -> None:
-        """Once more."""
-        self.places.append(generator(self.asked))
-
-    def __call__(self, generator: nn.Module, z: Tensor, x: Tensor, step: int) -> Tensor:
-        """What the adversary says."""
-        self.note(generator)
-        return self.adversary(generator, z, x, step)
-
-
 def build(
     setting: Setting, seed: int, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -236,53 +210,65 @@ def build(
 
 
 def train(
-    setting: Setting,
+    settings: Sequence[Setting],
     config: Config,
-    seed: int,
+    seeds: Sequence[int],
     device: torch.device | str = "cpu",
-    asked: Tensor | None = None,
-) -> tuple[GaussianMixture, AdversarialRun, Tensor]:
-    """The ring, one recorded run in float64, and where it put ``asked [m, 2]`` before each step
-    and after the last, ``[K + 1, m, 2]``."""
+) -> tuple[GaussianMixture, Together]:
+    """The ring, and one run in float64 for each pair of a setting and a seed, side by side.
+
+    ``ValueError`` for settings of several widths.
+    """
+    if len({setting.width for setting in settings}) != 1:
+        raise ValueError("settings must have one width to be trained side by side")
     ring = ring_of_gaussians(8, scale=config.scale)
     ring = GaussianMixture(ring.means.double().to(device), config.scale)
-    draw = torch.Generator().manual_seed(seed)
-    z = torch.randn(config.latents, 2, generator=draw, dtype=torch.float64).to(device)
-    net, optimizer = build(setting, seed, device)
-    critic = mlp(2, 64, 64, 1, seed=100 + seed).double().to(device)
-    adam = partial(torch.optim.Adam, betas=(0.5, 0.999))
-    adversary = Learned(
-        critic,
-        adam(critic.parameters(), setting.discriminator),
-        lambda n: ring.sample(n, generator=draw).to(device),
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    z = [torch.randn(config.latents, 2, generator=g, dtype=torch.float64) for g in draws]
+    rule = {"size": config.batch, "steps": config.steps}
+    chosen = [torch.stack(list(batches(config.latents, seed=seed, **rule))) for seed in seeds]
+    made = together.train(
+        [build(setting, seed, device)[0] for setting, seed in zip(settings, seeds, strict=True)],
+        [mlp(2, 64, 64, 1, seed=100 + seed).double().to(device) for seed in seeds],
+        torch.stack(z).to(device),
+        torch.stack(chosen).to(device),
+        lambda n: torch.stack([ring.sample(n, generator=g) for g in draws]).to(device),
+        rates=([s.generator for s in settings], [s.discriminator for s in settings]),
+        betas=[s.momentum for s in settings],
     )
-    watched = Watched(adversary, z[:1] if asked is None else asked)
-    made = train_generator(
-        net, watched, z, optimizer,
-        steps=config.steps, batch=config.batch, seed=seed, every=config.every,
-    )  # fmt: skip
-    watched.note(net)
-    return ring, made, torch.stack(watched.places)
+    return ring, made
+
+
+def asked(config: Config, seeds: Sequence[int]) -> Tensor:
+    """The latents of each run's queries and points, ``[R, points, 2]``, no training latents."""
+    draws = [torch.Generator().manual_seed(10_000 + seed) for seed in seeds]
+    return torch.stack(
+        [torch.randn(config.points, 2, generator=g, dtype=torch.float64) for g in draws]
+    )
 
 
 def measure(
-    setting: Setting, config: Config, seed: int, device: torch.device | str = "cpu"
+    settings: Sequence[Setting],
+    config: Config,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Every number of one run, by field of `Result`."""
-    draw = torch.Generator().manual_seed(10_000 + seed)
-    shape = config.points, 2
-    asked = torch.randn(shape, generator=draw, dtype=torch.float64).to(device)
-    ring, made, places = train(setting, config, seed, device, asked)
-    told = made.run.interpolate(asked[: config.queries], nodes=config.nodes, tolerance=None)
-    pulls = made.feedback.sum(1)[:, : config.queries]
+    """Every number of R runs, by field of `Result`, the runs in front."""
+    ring, made = train(settings, config, seeds, device)
+    z = asked(config, seeds).to(device)
+    queries = z[:, : config.queries]
+    moves, way = made.carried(queries, config.nodes), made.places(queries)
+    change = way[:, -1] - way[:, 0]
+    gap = (change - moves.sum(1)).norm(dim=2) / change.norm(dim=2)
+    looks = made.places(z, config.every)[:, 1:]
     found = {
-        "carried": coherence(made.by_step(told)),
-        "moved": coherence(places.diff(dim=0)[:, : config.queries]),
-        "feedback": coherence(pulls),
-        "modes": torch.tensor([covered(ring, x) for x in places[config.every :: config.every]]),
-        "made": places[-1],
-        "gap": told.completeness.max(),
-        "returned": torch.tensor(coming_back(places[config.every :: config.every], ring)),
+        "carried": coherence(moves),
+        "moved": coherence(way.diff(dim=1)),
+        "feedback": coherence(made.feedback[:, :, : config.queries]),
+        "modes": torch.tensor([[covered(ring, x) for x in run] for run in looks]),
+        "places": looks,
+        "gap": gap.amax(1),
+        "returned": torch.tensor([coming_back(run, ring) for run in looks]),
     }
     return {name: value.cpu() for name, value in found.items()}
 
@@ -294,16 +280,24 @@ def run(
     folder: Path | None = None,
     progress: bool = False,
 ) -> Result:
-    """Train and take apart every setting with every seed; then the known densities."""
+    """Train and take apart every setting with every seed; then the known densities.
+
+    Generators of one width are trained side by side, `SIDE` of them at once.
+    """
     jobs = [(name, seed) for name in config.settings for seed in config.seeds_of(name)]
+    widths = sorted({SETTINGS[name].width for name in config.settings})
+    alike = [[job for job in jobs if SETTINGS[job[0]].width == w] for w in widths]
+    groups = [g[first : first + SIDE] for g in alike for first in range(0, len(g), SIDE)]
     rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in config.settings}
-    for name, seed in tqdm(jobs, disable=not progress, desc="runs"):
-        path = None if folder is None else folder / f"{name.replace(' ', '-')}-{seed}"
-        job = partial(measure, SETTINGS[name], config, seed, device)
-        rows[name].append(remembered(path, job))
+    for number, group in enumerate(tqdm(groups, disable=not progress, desc="groups of runs")):
+        path = None if folder is None else folder / f"runs-{number}"
+        settings, seeds = [SETTINGS[name] for name, _ in group], [seed for _, seed in group]
+        found = remembered(path, partial(measure, settings, config, seeds, device))
+        for place, (name, _) in enumerate(group):
+            rows[name].append({what: values[place] for what, values in found.items()})
     fields = {
         what: {name: torch.stack([row[what] for row in found]) for name, found in rows.items()}
-        for what in ("carried", "moved", "feedback", "modes", "made", "gap", "returned")
+        for what in ("carried", "moved", "feedback", "modes", "places", "gap", "returned")
     }
     known = [max(gaps(seed, config.known_steps).values()) for seed in config.seeds[: config.few]]
     return Result(config, **fields, known=torch.tensor(known))

@@ -7,7 +7,8 @@ whether they name a value that the output should reach.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,9 +32,11 @@ from pkbook.lab.experiments.machinery.settings import (
     several,
     whole,
 )
+from pkbook.lab.experiments.machinery.side_by_side import outputs, rows_of
 from pkbook.lab.experiments.machinery.training import fit
 from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
+from pkbook.runs.recording import batches
 
 SOFT = 0.9  # probability that the soft logistic loss asks for; its optimum is f = y log(9)
 EXTENT = (-1.1, 1.1, -1.1, 1.1)
@@ -94,7 +97,7 @@ class Config(Settings):
         require_at_most(self.neighbours, "neighbours", self.samples - 1, "the other samples")
         require_at_most(self.batch, "batch", self.samples, "the samples")
 
-    def network(self, seed: int) -> nn.Module:
+    def network(self, seed: int) -> nn.Sequential:
         """The network of a seed, before training."""
         return models.mlp(2, *self.widths, 1, activation=self.activation, seed=seed)
 
@@ -141,27 +144,86 @@ def run(
     folder: Path | None = None,
     progress: bool = False,
 ) -> Result:
-    """Train once for each seed, and count neighbours of the same label as training goes on."""
-    rows, euclidean, kernels, outputs, drawn = [], [], [], [], {}
-    for seed in config.seeds:
+    """Train once for each seed, and count neighbours of the same label as training goes on.
+
+    Without a folder all seeds train side by side.
+    """
+    if folder is None:
+        return together([config], device=device)[0]
+    looks = [_Looks(config, seed, device) for seed in config.seeds]
+    for seed, look in zip(config.seeds, looks, strict=True):
+        keep = folder / f"seed{seed}"
+        for _ in train(config, look.net, look.x, look.y, seed, keep=keep, progress=progress):
+            look()
+    return _result(config, looks)
+
+
+def together(configs: Sequence[Config], *, device: torch.device | str = "cpu") -> list[Result]:
+    """What `run` returns for each of several settings, from one training.
+
+    They may differ in loss and points. ValueError where they differ in anything else.
+    """
+    first = configs[0]
+    for config in configs:
+        if replace(config, loss=first.loss, points=first.points) != first:
+            raise ValueError(
+                f"configs must differ in loss and points only, got {config} beside {first}"
+            )
+    looks = [_Looks(config, seed, device) for config in configs for seed in config.seeds]
+    rows = rows_of([look.net for look in looks])
+    optimizer = torch.optim.SGD([rows], lr=first.rate)
+    x, y = (torch.stack([getattr(look, key) for look in looks]) for key in "xy")
+    steps = first.samples // first.batch
+    count = {"size": first.batch, "steps": steps * first.epochs[-1]}
+    draws = zip(*(batches(first.samples, **count, seed=s) for s in first.seeds), strict=True)
+    place, done = torch.arange(len(looks)).unsqueeze(1), 0
+    for epoch in first.epochs:
+        for chosen in islice(draws, steps * (epoch - done)):
+            batch = place, torch.stack(chosen).repeat(len(configs), 1)
+            f = outputs(looks[0].net, rows, x[batch])
+            parts = zip(configs, f.chunk(len(configs)), y[batch].chunk(len(configs)), strict=True)
+            loss = sum(LOSSES[c.loss](a.flatten(0, 1), b.flatten(0, 1)).sum() for c, a, b in parts)
+            optimizer.zero_grad()
+            (loss / first.batch).backward()
+            optimizer.step()
+        done = epoch
+        for look in looks:
+            look()
+    each = len(first.seeds)
+    return [_result(c, looks[i * each : (i + 1) * each]) for i, c in enumerate(configs)]
+
+
+class _Looks:
+    """One seed's points and network, and what is measured of it, epoch after epoch."""
+
+    def __init__(self, config: Config, seed: int, device: torch.device | str) -> None:
         drawn_by, radii = torch.Generator().manual_seed(seed), POINTS[config.points]
         points = data.ring_and_disk(config.samples, ring_radii=radii, generator=drawn_by)
-        x, y = (t.to(device) for t in points)
-        model = config.network(seed).to(device)
-        near = homogeneity(-torch.cdist(x, x), y, config.neighbours)
-        euclidean.append(near.mean())
-        keep = None if folder is None else folder / f"seed{seed}"
-        for _ in train(config, model, x, y, seed, keep=keep, progress=progress):
-            kernel = normalised_kernel(model, x)
-            share = homogeneity(kernel, y, config.neighbours).mean()
-            rows.append([share, *accuracy_and_push(config, model, x, y)])
-            if seed == config.seeds[0]:
-                drawn = {"x": x.cpu(), "y": y.cpu()}
-                kernels.append(kernel.cpu())
-                outputs.append(_over_the_plane(model).cpu())
-    share, accuracy, push = torch.tensor(rows).reshape(len(config.seeds), -1, 3).unbind(2)
-    drawn |= {"kernels": torch.stack(kernels), "outputs": torch.stack(outputs)}
-    return Result(config, torch.stack(euclidean), share, accuracy, push, **drawn)
+        self.config, self.pictured = config, seed == config.seeds[0]
+        self.x, self.y = (t.to(device) for t in points)
+        self.net = config.network(seed).to(device)
+        near = homogeneity(-torch.cdist(self.x, self.x), self.y, config.neighbours)
+        self.euclidean = near.mean()
+        self.rows, self.kernels, self.outputs = [], [], []
+
+    def __call__(self) -> None:
+        kernel = normalised_kernel(self.net, self.x)
+        share = homogeneity(kernel, self.y, self.config.neighbours).mean()
+        told = accuracy_and_push(self.config, self.net, self.x, self.y)
+        self.rows.append(torch.stack([share, *(t.cpu() for t in told)]))
+        if self.pictured:
+            self.kernels.append(kernel.cpu())
+            self.outputs.append(_over_the_plane(self.net).cpu())
+
+
+def _result(config: Config, looks: Sequence[_Looks]) -> Result:
+    rows = torch.stack([torch.stack(look.rows) for look in looks])
+    share, accuracy, push = rows.unbind(2)
+    one = looks[0]
+    drawn = {"x": one.x.cpu(), "y": one.y.cpu(), "kernels": torch.stack(one.kernels)}
+    drawn["outputs"] = torch.stack(one.outputs)
+    euclidean = torch.stack([look.euclidean for look in looks])
+    return Result(config, euclidean, share, accuracy, push, **drawn)
 
 
 def findings(result: Result) -> dict[str, dict[str, Numbers]]:

@@ -8,6 +8,7 @@ sinusoidal embedding of the level, with one in disorder, with none, and at sever
 Source: arXiv 2603.13872, Corollary 4.1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import ClassVar
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pkbook import generative as gen
 from pkbook.basics.checks import require_choice
@@ -24,6 +24,7 @@ from pkbook.interpolation.trajectory import Trajectory, batches
 from pkbook.lab.experiments.machinery.claims import claim
 from pkbook.lab.experiments.machinery.results import Measured, Numbers, over_seeds
 from pkbook.lab.experiments.machinery.settings import Settings, numbers, positive, several, whole
+from pkbook.lab.experiments.parts import predictors_together
 from pkbook.lab.plots import NEUTRAL, PALETTE, figure, style
 from pkbook.lab.trained import Trained, trained
 from pkbook.problems import losses
@@ -170,10 +171,15 @@ def table(config: Config, levels: int, embedding: str, frequency: float, seed: i
     return gen.no_embedding(levels, config.width)
 
 
+def noised_points(config: Config, levels: int, seed: int) -> gen.NoisedData:
+    """Every sample at every level."""
+    x = points(config.samples, seeded(seed))
+    return gen.noised(x, schedule(levels), generator=seeded(1000 + seed))
+
+
 def train(config: Config, embedding: Tensor, seed: int) -> tuple[Trajectory, gen.NoisedData]:
     """SGD on every sample at every level, recorded; ``embedding [T, E]`` gives the levels."""
-    x = points(config.samples, seeded(seed))
-    data = gen.noised(x, schedule(len(embedding)), generator=seeded(1000 + seed))
+    data = noised_points(config, len(embedding), seed)
     model, optimizer = config.build(embedding, seed)
     run = Trajectory(model, losses.squared, optimizer, data.pair, every=15)
     for batch in batches(len(data.z), size=config.batch, steps=config.steps, seed=seed):
@@ -193,25 +199,58 @@ def queries(config: Config, levels: int, seed: int) -> tuple[dict[str, Tensor], 
     return {kind: gen.with_level(x, level, noise) for kind, x in places.items()}, level
 
 
-def ask(config: Config, run: Trajectory, data: gen.NoisedData, seed: int) -> Study:
-    """Take the run's noise predictions apart by level."""
-    levels = data.schedule.levels
-    z, level = queries(config, levels, seed)
-    told = run.interpolate(torch.cat(list(z.values())), nodes=2, tolerance=None)
-    strength = gen.by_level(told, data).chunk(len(z), 1)
-    shares = {
-        kind: gen.level_map(part, level, levels) for kind, part in zip(z, strength, strict=True)
-    }
-    with torch.no_grad():
-        loss = (run.model(data.z) - data.noise).square().mean().item()
-    return Study(levels, shares, told.completeness.max().item(), loss)
+def studies(
+    config: Config,
+    levels: int,
+    cases: Sequence[tuple[str, float, int]],
+    *,
+    scales: Sequence[float] | None = None,
+) -> list[Study]:
+    """Models of so many levels, trained and taken apart side by side.
+
+    ``cases`` are (embedding, frequency, seed); ``scales`` multiply the embeddings, if given.
+    """
+    scales = [1.0] * len(cases) if scales is None else scales
+    tables = [s * table(config, levels, *case) for s, case in zip(scales, cases, strict=True)]
+    seeds = [seed for *_, seed in cases]
+    data = [noised_points(config, levels, seed) for seed in seeds]
+    places = [queries(config, levels, seed) for seed in seeds]
+    asked = [torch.cat(list(z.values())) for z, _ in places]
+    models = [config.build(t, seed)[0] for t, seed in zip(tables, seeds, strict=True)]
+    rule = {"size": config.batch, "steps": config.steps}
+    rows = levels * config.samples
+    chosen = [torch.stack(list(batches(rows, seed=seed, **rule))) for seed in seeds]
+    told = predictors_together.train(
+        [model.net for model in models],
+        (
+            torch.stack([m.inputs(d.z) for m, d in zip(models, data, strict=True)]),
+            torch.stack([d.noise for d in data]),
+        ),
+        torch.stack(chosen),
+        torch.stack([m.inputs(z) for m, z in zip(models, asked, strict=True)]),
+        rate=config.rate,
+    )
+    found = []
+    for place, (d, (z, level)) in enumerate(zip(data, places, strict=True)):
+        sizes = told.contributions[place].norm(dim=2)
+        strength = sizes.new_zeros(levels, sizes.shape[1]).index_add_(0, d.level - 1, sizes)
+        parts = zip(z, strength.chunk(len(z), 1), strict=True)
+        shares = {kind: gen.level_map(part, level, levels) for kind, part in parts}
+        found.append(Study(levels, shares, told.gap[place].item(), told.loss[place].item()))
+    return found
 
 
 @cache
-def study(config: Config, levels: int, embedding: str, frequency: float, seed: int) -> Study:
-    """Train and ask, once for each case."""
-    recorded = train(config, table(config, levels, embedding, frequency, seed), seed)
-    return ask(config, *recorded, seed)
+def everything(config: Config) -> Result:
+    """All cases, the models of one number of levels side by side; once for each config."""
+    usual = [(embedding, 1.0) for embedding in EMBEDDINGS]
+    others = [("sinusoidal", f) for f in config.frequencies if f != 1.0]
+    found = {}
+    for levels, pairs in ((config.coarse, usual), (config.levels, usual + others)):
+        cases = [(*pair, seed) for pair in pairs for seed in config.seeds]
+        several = studies(config, levels, cases)
+        found |= {(levels, *case): s for case, s in zip(cases, several, strict=True)}
+    return Result(config, found)
 
 
 def run(
@@ -221,12 +260,8 @@ def run(
     folder: Path | None = None,
     progress: bool = False,
 ) -> Result:
-    """All cases, one after the other.  On the CPU, in seconds; nothing is kept in a folder."""
-    cases = [(t, e, 1.0) for t in (config.levels, config.coarse) for e in EMBEDDINGS]
-    cases += [(config.levels, "sinusoidal", f) for f in config.frequencies if f != 1.0]
-    every = [(*case, seed) for case in cases for seed in config.seeds]
-    bar = tqdm(every, disable=not progress, desc="models")
-    return Result(config, {case: study(config, *case) for case in bar})
+    """All cases.  On the CPU, in seconds; nothing is kept in a folder."""
+    return everything(config)
 
 
 def ratios(result: Result, embedding: str, *, query: str = "noisy", **where) -> Measured:

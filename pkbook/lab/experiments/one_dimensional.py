@@ -6,6 +6,7 @@ a jump of the square wave between them, and pairs on one plateau.  All of it is 
 at 0, and with several, as the paper's figure has them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,8 @@ from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, choices, positive, several, whole
-from pkbook.lab.experiments.machinery.training import fit, remembered
+from pkbook.lab.experiments.machinery.side_by_side import outputs, rows_of
+from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data, losses, models
 
@@ -76,20 +78,24 @@ class Config(Settings):
             return data.sine(self.samples)
         return data.square_wave(self.samples, frequency=self.plateaus / 2)
 
-    def network(self, seed: int) -> nn.Module:
+    def named(self, target: str) -> str:
+        """A target with its number of jumps, as the sine has none."""
+        return target if target == "sine" else f"{target} {self.jumps}"
+
+    def network(self, seed: int) -> nn.Sequential:
         """The network of a seed, before training."""
         return models.mlp(1, self.width, 1, activation="tanh", seed=seed)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def optimizer(self, *parameters: nn.Parameter) -> torch.optim.Optimizer:
         """Adam, as it trains a network here."""
-        return torch.optim.Adam(model.parameters(), lr=self.rate)
+        return torch.optim.Adam(parameters, lr=self.rate)
 
     def trained(self) -> Trained:
         """What is trained, in words."""
         model = self.network(self.seeds[0])
         points = f"{self.samples} evenly spaced points of each target"
         how = {"steps": self.steps, "seeds": self.seeds, "data": points}
-        return trained(model, self.optimizer(model), losses.squared, **how)
+        return trained(model, self.optimizer(*model.parameters()), losses.squared, **how)
 
 
 @dataclass(frozen=True)
@@ -117,18 +123,35 @@ class Result:
 
 def train(config: Config, model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Full-batch Adam on the squared loss; returns the loss at the end."""
-    optimizer, epochs = config.optimizer(model), (config.steps,)
-    next(fit(model, losses.squared, optimizer, (x, y), epochs=epochs, batch=None, seed=0))
+    optimizer = config.optimizer(*model.parameters())
+    for _ in range(config.steps):
+        optimizer.zero_grad()
+        losses.squared(model(x), y).mean().backward()
+        optimizer.step()
     with torch.no_grad():
         return losses.squared(model(x), y).mean().item()
 
 
-def study(config: Config, y: Tensor, x: Tensor, seed: int) -> dict[str, Tensor]:
-    """One network on one target: its loss, outputs and kernel after training."""
-    model = config.network(seed).to(x.device)
-    loss = torch.tensor(train(config, model, x, y))
-    parts = {"fit": model(x).detach(), "kernel": normalised_kernel(model, x)}
-    return {"loss": loss} | {name: part.cpu() for name, part in parts.items()}
+def studies(
+    config: Config,
+    seeds: Sequence[int],
+    x: Tensor,
+    y: Tensor,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Networks side by side, the m-th from `seeds[m]` on `y[m]`: loss, fit, kernel at the end."""
+    nets = [config.network(seed).to(x.device) for seed in seeds]
+    rows, inputs = rows_of(nets), x.expand(len(nets), *x.shape)
+    optimizer = config.optimizer(rows)
+    for _ in tqdm(range(config.steps), disable=not progress, desc="steps"):
+        loss = losses.squared(outputs(nets[0], rows, inputs).flatten(0, 1), y.flatten(0, 1))
+        optimizer.zero_grad()
+        (loss.sum() / len(x)).backward()
+        optimizer.step()
+    fits = outputs(nets[0], rows.detach(), inputs)
+    loss = 0.5 * (fits - y).square().mean((1, 2))
+    kernels = torch.stack([normalised_kernel(net, x) for net in nets])
+    return {"loss": loss.cpu(), "fit": fits.cpu(), "kernel": kernels.cpu()}
 
 
 def run(
@@ -139,40 +162,41 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train on each target from each seed, and compare pairs of inputs at equal distance."""
-    known: dict[str, dict[str, Tensor]] = {}  # the sine is trained once
-    told = _run(config, known, torch.device(device), folder, progress)
-    if not config.more_jumps:
-        return told
-    again = replace(config, jumps=config.more_jumps, more_jumps=0)
-    return replace(told, more=_run(again, known, torch.device(device), folder, progress))
+    again = replace(config, jumps=config.more_jumps, more_jumps=0) if config.more_jumps else None
+    settings = [config] if again is None else [config, again]
+    x, targets = data.sine(config.samples).x, {}
+    for setting in settings:  # the sine is trained once
+        targets |= {setting.named(name): setting.target(name).y for name in config.targets}
+    seeds = [seed for seed in config.seeds for _ in targets]
+    y = torch.stack(list(targets.values())).repeat(len(config.seeds), 1, 1)
+    path = None if folder is None else folder / "-".join(map(str, (*targets, *config.seeds)))
+    make = partial(studies, config, seeds, x.to(device), y.to(device), progress)
+    found = {
+        key: dict(zip(targets, values.unflatten(0, (-1, len(targets))).unbind(1), strict=True))
+        for key, values in remembered(path, make).items()
+    }  # by target, [S, ...]
+    told = [_result(setting, x, targets, found) for setting in settings]
+    return told[0] if again is None else replace(told[0], more=told[1])
 
 
-def _run(
-    config: Config, known: dict, device: torch.device, folder: Path | None, progress: bool
-) -> Result:
-    x, _ = data.sine(config.samples)
-    targets = torch.stack([config.target(name).y for name in config.targets])
-    found, starts = [], []
-    for seed in tqdm(config.seeds, disable=not progress, desc="seeds"):
-        starts.append(profile(normalised_kernel(config.network(seed), x), config.plateaus))
-        for name, y in zip(config.targets, targets, strict=True):
-            plain = name == "sine" or config.jumps == 1
-            file = f"{name}-{seed}" if plain else f"{name}-{config.jumps}-{seed}"
-            path = None if folder is None else folder / file
-            make = partial(study, config, y.to(device), x.to(device), seed)
-            if file not in known:
-                known[file] = remembered(path, make)
-            found.append(known[file])
-    count = len(targets)
-    profiles = torch.stack([profile(f["kernel"], config.plateaus) for f in found])
-    after = profiles.unflatten(0, (-1, count)).transpose(0, 1)
-    loss = torch.stack([f["loss"] for f in found]).reshape(-1, count).T
+def _result(config: Config, x: Tensor, targets: dict, found: dict) -> Result:
+    names = [config.named(name) for name in config.targets]
+    loss, fits, kernels = (
+        torch.stack([found[key][name] for name in names]) for key in ("loss", "fit", "kernel")
+    )
+    after = torch.stack(
+        [torch.stack([profile(kernel, config.plateaus) for kernel in of]) for of in kernels]
+    )
+    start = torch.stack(
+        [
+            profile(normalised_kernel(config.network(seed), x), config.plateaus)
+            for seed in config.seeds
+        ]
+    )
     distance = (x[1] - x[0]) * torch.arange(1, after.shape[-1] + 1)
-    fits, kernels = (torch.stack([f[k] for f in found[:count]]) for k in ("fit", "kernel"))
-    across, inside = after.unbind(2)
-    across_start, inside_start = torch.stack(starts).unbind(1)
-    sides = across, inside, across_start, inside_start
-    return Result(config, distance, *sides, loss, x, targets, fits, kernels)
+    sides = *after.unbind(2), *start.unbind(1)
+    y = torch.stack([targets[name] for name in names])
+    return Result(config, distance, *sides, loss, x, y, fits[:, 0], kernels[:, 0])
 
 
 FAR = 0.6  # distance between the two inputs of a pair at which E2's number is taken

@@ -31,6 +31,7 @@ from pkbook.lab.experiments.machinery.settings import (
     several,
     whole,
 )
+from pkbook.lab.experiments.machinery.side_by_side import outputs, rows_of
 from pkbook.lab.experiments.machinery.training import remembered
 from pkbook.lab.experiments.parts.curve_shapes import first_below, largest_rise
 from pkbook.lab.trained import Trained, trained
@@ -121,44 +122,31 @@ class Result:
 
 
 def train(
-    config: Config, name: str, nets: Sequence[nn.Sequential], x: Tensor, y: Tensor
+    config: Config, nets: Sequence[Sequence[nn.Sequential]], x: Tensor, y: Tensor
 ) -> Iterator[int]:
-    """Train a network for each seed on its own `x[s], y[s]`; yield the number of every epoch.
+    """Train `nets[o][s]`, by optimizer and seed, on `x[s], y[s]`; yield the number of every epoch.
 
-    `nets` follow in place. They train side by side, every parameter a stack over the seeds: these
-    optimizers work entry by entry, so a step on the stack is a step on each.
+    They follow in place and train side by side: the parameters of one optimizer's networks are the
+    rows of a matrix. These optimizers work entry by entry, so a step on it is a step on each row.
     """
-    parts = zip(*(net.parameters() for net in nets), strict=True)
-    stacks = [nn.Parameter(torch.stack(part).detach()) for part in parts]
-    for s, net in enumerate(nets):
-        for parameter, stack in zip(net.parameters(), stacks, strict=True):
-            parameter.data = stack.data[s]
-    optimizer = OPTIMIZERS[name](stacks)
+    matrices = [rows_of(of) for of in nets]
+    optimizers = [
+        OPTIMIZERS[name]([matrix]) for name, matrix in zip(config.optimizers, matrices, strict=True)
+    ]
     steps, last = x.shape[1] // config.batch, config.epochs[-1]
     count = {"size": config.batch, "steps": steps * last}
     draws = zip(*(batches(x.shape[1], **count, seed=s) for s in config.seeds), strict=True)
-    seed = torch.arange(len(nets)).unsqueeze(1)
+    seed = torch.arange(len(config.seeds)).unsqueeze(1)
     for epoch in range(last + 1):
         yield epoch
         for chosen in islice(draws, steps):
             batch = seed, torch.stack(chosen)
-            optimizer.zero_grad()
-            f = _side_by_side(nets[0], stacks, x[batch])
-            loss = losses.squared(f.flatten(0, 1), y[batch].flatten(0, 1))
+            f = outputs(nets[0][0], torch.cat(matrices), x[batch].repeat(len(nets), 1, 1))
+            loss = losses.squared(f.flatten(0, 1), y[batch].repeat(len(nets), 1, 1).flatten(0, 1))
             (loss.sum() / config.batch).backward()
-            optimizer.step()
-
-
-def _side_by_side(net: nn.Sequential, stacks: list[nn.Parameter], a: Tensor) -> Tensor:
-    """Outputs ``[S, n, 1]`` at ``a [S, n, 2]`` of the networks with these stacks of parameters."""
-    left = iter(stacks)
-    for layer in net:
-        if isinstance(layer, nn.Linear):
-            weight, bias = next(left), next(left)
-            a = torch.baddbmm(bias.unsqueeze(1), a, weight.mT)
-        else:
-            a = layer(a)
-    return a
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
 
 
 def bins_of_pairs(x: Tensor, y: Tensor) -> Tensor:
@@ -190,27 +178,33 @@ def by_distance(kernel: Tensor, x: Tensor, y: Tensor, place: Tensor | None = Non
     return torch.stack([same, cross, above, below])
 
 
-def follow(config: Config, name: str, device: torch.device | str) -> dict[str, Tensor]:
-    """All seeds of one optimizer: what is measured at each epoch, and where the loss is level.
+def follow(config: Config, device: torch.device | str, progress: bool = False) -> dict[str, Tensor]:
+    """All optimizers and seeds: what is measured at each epoch, and where the loss is level.
 
-    "scalars" (share, loss, accuracy) ``[S, E, 3]``, "between" (the kernel between the anchors)
-    ``[S, E, 4, 4]``, "pairs" (profiles over distance) ``[S, E, 4, H]``, "level" ``[S, 2]``; of the
-    first seed the points, and kernel and outputs at the end.
+    "scalars" (share, loss, accuracy) ``[O, S, E, 3]``, "between" (the kernel between the anchors)
+    ``[O, S, E, 4, 4]``, "pairs" (profiles over distance) ``[O, S, E, 4, H]``, "level"
+    ``[O, S, 2]``; of the first seed the points, and kernel and outputs at the end.
     """
     seeds = [torch.Generator().manual_seed(seed) for seed in config.seeds]
     points = [data.ring_and_disk(config.samples, generator=seed) for seed in seeds]
     x, y = (torch.stack(part).to(device) for part in zip(*points, strict=True))
-    nets = [models.mlp(2, *config.widths, 1, seed=seed).to(device) for seed in config.seeds]
-    looks = [_Look(config, *one) for one in zip(nets, x, y, strict=True)]
-    for epoch in train(config, name, nets, x, y):
-        for look in looks:
-            look(epoch)
-    keys = ("scalars", "between", "pairs")
-    rows = [map(torch.stack, zip(*look.rows, strict=True)) for look in looks]
-    found = dict(zip(keys, map(torch.stack, zip(*rows, strict=True)), strict=True))
-    end = {"x": x[0], "y": y[0], "outputs": neighbours._over_the_plane(nets[0])}
-    found |= {"level": torch.stack([look.level for look in looks]), "kernel": looks[0].kernel}
-    return found | {key: value.cpu() for key, value in end.items()}
+    nets = [
+        [models.mlp(2, *config.widths, 1, seed=seed).to(device) for seed in config.seeds]
+        for _ in config.optimizers
+    ]
+    looks = [[_Look(config, *one) for one in zip(of, x, y, strict=True)] for of in nets]
+    epochs = train(config, nets, x, y)
+    for epoch in tqdm(epochs, disable=not progress, total=config.epochs[-1] + 1, desc="epochs"):
+        for of in looks:
+            for look in of:
+                look(epoch)
+    found = {
+        key: torch.stack([torch.stack([look.found(key) for look in of]) for of in looks])
+        for key in ("scalars", "between", "pairs", "level")
+    }
+    found["outputs"] = torch.stack([neighbours._over_the_plane(of[0]).cpu() for of in nets])
+    found["kernels"] = torch.stack([of[0].kernel for of in looks])
+    return found | {"x": x[0].cpu(), "y": y[0].cpu()}
 
 
 class _Look:
@@ -220,13 +214,16 @@ class _Look:
         self.config, self.net, self.x, self.y = config, net, x, y
         self.places = list(neighbours.anchors(x.cpu(), y.cpu()).values())
         self.bins = bins_of_pairs(x.cpu(), y.cpu())
-        self.rows: list[tuple[Tensor, ...]] = []
+        self.rows: dict[str, list[Tensor]] = {"scalars": [], "between": [], "pairs": []}
         self.level = torch.full((2,), torch.nan)
 
     def __call__(self, epoch: int) -> None:
+        waits = bool(self.level.isnan().all())  # for the level
+        if not waits and epoch not in self.config.epochs:
+            return
         f = self.net(self.x).detach()
         loss = losses.squared(f, self.y).mean()
-        reached = bool(self.level.isnan().all() and loss <= self.config.loss)
+        reached = waits and bool(loss <= self.config.loss)
         if not reached and epoch not in self.config.epochs:
             return
         self.kernel = normalised_kernel(self.net, self.x).cpu()
@@ -238,7 +235,12 @@ class _Look:
             between = self.kernel[self.places][:, self.places]
             scalars = torch.stack([share, loss.cpu(), right.cpu()])
             pairs = by_distance(self.kernel, self.x.cpu(), self.y.cpu(), self.bins)
-            self.rows.append((scalars, between, pairs))
+            for row, value in zip(self.rows.values(), (scalars, between, pairs), strict=True):
+                row.append(value)
+
+    def found(self, key: str) -> Tensor:
+        """What was measured, with the epochs first; or epoch and share at the level."""
+        return self.level if key == "level" else torch.stack(self.rows[key])
 
 
 def run(
@@ -249,17 +251,12 @@ def run(
     progress: bool = False,
 ) -> Result:
     """Train once for each optimizer and seed; every seed has its own points and start."""
-    seeds, found = "-".join(map(str, config.seeds)), []
-    for name in tqdm(config.optimizers, disable=not progress, desc="optimizers"):
-        path = None if folder is None else folder / f"{name}-{seeds}"
-        found.append(remembered(path, partial(follow, config, name, device)))
-
-    def every(key: str) -> Tensor:
-        return torch.stack([one[key] for one in found])
-
-    share, loss, accuracy = every("scalars").unbind(3)
-    level_epoch, level_share = every("level").unbind(2)
-    same, cross, alike, apart = every("pairs").unbind(3)
+    name = "-".join(map(str, (*config.optimizers, *config.seeds)))
+    path = None if folder is None else folder / name
+    found = remembered(path, partial(follow, config, device, progress))
+    share, loss, accuracy = found["scalars"].unbind(3)
+    level_epoch, level_share = found["level"].unbind(2)
+    same, cross, alike, apart = found["pairs"].unbind(3)
     return Result(
         config,
         share,
@@ -267,15 +264,15 @@ def run(
         accuracy,
         level_epoch,
         level_share,
-        every("between"),
+        found["between"],
         same,
         cross,
         alike,
         apart,
-        x=found[0]["x"],
-        y=found[0]["y"],
-        kernels=every("kernel"),
-        outputs=every("outputs"),
+        x=found["x"],
+        y=found["y"],
+        kernels=found["kernels"],
+        outputs=found["outputs"],
     )
 
 

@@ -34,7 +34,7 @@ class Denoised:
 
 
 def diffusion(
-    seed: int, *, looks: int = 20, steps: int = 1000, points: int = 200, rate: float = 3e-3
+    seed: int, *, looks: int = 20, steps: int = 400, points: int = 100, rate: float = 3e-3
 ) -> Denoised:
     """Train a diffusion model of `mode_collapse`'s ring by Adam and sample at every look.
 

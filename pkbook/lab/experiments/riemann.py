@@ -44,7 +44,7 @@ NETWORKS = ("tanh MLP", "tanh CNN", "ReLU CNN")
 class Config(Settings):
     """What is trained, how long, and at which learning rates; `quick()` takes a few seconds."""
 
-    horizon: float = 3.0  # T = rate x steps of the MLP, the same for every rate
+    horizon: float = 1.5  # T = rate x steps of the MLP, the same for every rate
     rates: tuple[float, ...] = (0.15, 0.075, 0.0375, 0.01875)
     cnn_horizon: float = 0.24
     cnn_rates: tuple[float, ...] = (0.08, 0.04, 0.02)
@@ -52,8 +52,8 @@ class Config(Settings):
     width: int = 16
     digits: int = 20  # of the CNN, a multiple of ten
     cnn_rate: float = 0.2  # where the sum is closed, for this many steps
-    cnn_steps: int = 10
-    relu_steps: int = 6  # at half that rate
+    cnn_steps: int = 6
+    relu_steps: int = 4  # at half that rate
     seeds: tuple[int, ...] = several((0, 1, 2))  # of the tanh MLP whose spread is reported
 
     FULL: ClassVar = {

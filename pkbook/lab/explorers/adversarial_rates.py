@@ -1,15 +1,15 @@
 """Turn the learning rates of generator and discriminator, and see modes come and go."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pkbook.generative import coherence
 from pkbook.lab.experiments.figures.mode_collapse import ring_panel
-from pkbook.lab.experiments.mode_collapse import SETTINGS, Config, covered, train
+from pkbook.lab.experiments.mode_collapse import SETTINGS, Config, asked, covered, train
 from pkbook.lab.explorers.base import Explorer
 from pkbook.lab.explorers.controls import Control
 from pkbook.lab.plots import figure, style
@@ -20,20 +20,32 @@ RUN = Config(steps=200, points=300)
 SEED = 1
 
 
-def study(generator: float, discriminator: float, config: Config = RUN, seed: int = SEED) -> dict:
-    """One run on the ring: points at the end, modes covered and coherence of moves over time."""
-    setting = replace(SETTINGS["healthy"], generator=generator, discriminator=discriminator)
-    asked = _latents(config, seed)
-    ring, _, places = train(setting, config, seed, asked=asked)
+def study(
+    rates: Sequence[tuple[float, float]], config: Config = RUN, seed: int = SEED
+) -> list[dict]:
+    """A run on the ring for each pair of rates, generator's and discriminator's, side by side.
+
+    Each has its points at the end, the modes covered and the coherence of the moves over time.
+    """
+    healthy, seeds = SETTINGS["healthy"], [seed] * len(rates)
+    settings = [replace(healthy, generator=g, discriminator=d) for g, d in rates]
+    ring, made = train(settings, config, seeds)
     stops = range(config.every, config.steps + 1, config.every)
-    moves = coherence(places.diff(dim=0)).unflatten(0, (-1, config.every)).mean(1)
-    modes = [covered(ring, places[k]) for k in stops]
-    return {"points": places[-1], "steps": list(stops), "modes": modes, "coherence": moves}
+    found = []
+    for places in made.places(asked(config, seeds)):
+        moves = coherence(places.diff(dim=0)).unflatten(0, (-1, config.every)).mean(1)
+        modes = [covered(ring, places[k]) for k in stops]
+        found.append(
+            {"points": places[-1], "steps": list(stops), "modes": modes, "coherence": moves}
+        )
+    return found
 
 
-def _latents(config: Config, seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(10_000 + seed)
-    return torch.randn(config.points, 2, generator=draw, dtype=torch.float64)
+@cache
+def _every() -> dict[tuple[float, float], dict]:
+    """The runs behind all frames, trained when the first one is drawn."""
+    rates = list(product(GENERATOR, DISCRIMINATOR))
+    return dict(zip(rates, study(rates), strict=True))
 
 
 @style()
@@ -58,15 +70,13 @@ def words(found: dict) -> str:
 def adversarial_rates() -> Explorer:
     """Learning rates of a GAN on a ring of eight Gaussians, three of each.
 
-    Each frame is one training run of 200 steps; about ten seconds to draw them all, which the
-    static page needs.
+    Each frame is one training run of 200 steps; a few seconds to train and draw them all.
     """
-    found = cache(study)
     return Explorer(
         {
             "generator": Control("rate of the generator", GENERATOR, initial=0.002),
             "discriminator": Control("rate of the discriminator", DISCRIMINATOR, initial=0.002),
         },
-        draw=lambda generator, discriminator: draw(found(generator, discriminator)),
-        alt=lambda generator, discriminator: words(found(generator, discriminator)),
+        draw=lambda generator, discriminator: draw(_every()[generator, discriminator]),
+        alt=lambda generator, discriminator: words(_every()[generator, discriminator]),
     )

@@ -27,8 +27,8 @@ FINEST = 0.02  # the diffusion's time step is at most this: the error of its spr
 WINDOW, BINS = 1.0, 25  # of predictions less the flow's
 
 CONTROLS = {
-    "rate": Control("learning rate", (0.025, 0.05, 0.1, 0.25), initial=0.05),
-    "batch": Control("batch size", (1, 2, 4, SAMPLES), initial=2),
+    "rate": Control("learning rate", (0.05, 0.1, 0.25), initial=0.05),
+    "batch": Control("batch size", (1, 2, SAMPLES), initial=2),
 }
 LINES = {"SGD": (MINUS, "-"), "diffusion": (PLUS, "--")}
 
@@ -153,8 +153,8 @@ def words(found: Study) -> str:
 def endpoints() -> Explorer:
     """Learning rate and batch size of SGD and its diffusion: single paths, and where all end.
 
-    Four rates times four batch sizes, each frame a thousand runs of a line with eight samples;
-    about five seconds to draw them all, which the static page needs.
+    Three rates times three batch sizes, each frame a thousand runs of a line with eight samples;
+    about two seconds to draw them all, which the static page needs.
     """
     found = cache(study)
     return Explorer(

@@ -20,10 +20,7 @@ START = 48
 @cache
 def _relative(frequency: float) -> tuple[Tensor, Tensor, Tensor]:
     """Share over usual share ``[T, T]``; near share and its usual value ``[T]``; means of seeds."""
-    studies = [
-        experiment.study(CONFIG, CONFIG.levels, "sinusoidal", frequency, seed)
-        for seed in CONFIG.seeds
-    ]
+    studies = experiment.everything(CONFIG).of("sinusoidal", frequency=frequency)
     shares = torch.stack([s.shares["noisy"] for s in studies]).mean(0)
     return shares / shares.nanmean(0), *locality(shares, CONFIG.levels // 10)
 
@@ -68,8 +65,8 @@ def noise_levels() -> Explorer:
     r"""Level of the query and frequency of the embedding: which training levels taught it.
 
     Corollary 4.1 of arXiv 2603.13872 on the models of ``pkbook.experiments.noise_levels``,
-    mean of their seeds.  Fifteen frames; nine small models are trained at the first call, in
-    about a quarter of a minute.
+    mean of their seeds.  Fifteen frames; the experiment's models are trained at the first call,
+    in some seconds.
     """
     return Explorer(
         {

@@ -25,9 +25,11 @@ from pkbook.lab.plots import MINUS, NEUTRAL, PALETTE, PLUS, figure, style
 from pkbook.problems import data, losses, models
 
 SAMPLES, QUERY, TIME = 8, 1.5, 2.0
-PATHS, SHOWN = 120, 16
-FINEST, SUBSTEPS = 0.05, 20  # time step of a diffusion: at most this, in at most so many a step
+PATHS, SHOWN = 80, 16
+FINEST = {False: 0.1, True: 0.05}  # time step of a diffusion, without squares and with: at most
+SUBSTEPS = 20  # and at most so many in a step
 NONE = torch.empty(0)
+PLACES = (0.09, 0.15, 0.41, 0.64), (0.575, 0.15, 0.41, 0.64)  # of the axes
 WINDOW = (-1.4, 1.8)  # of predictions; targets lie in [-1, 1]
 
 NOISE = Control("batch size", (2, SAMPLES))  # the full batch has none
@@ -44,19 +46,18 @@ CONTROLS: dict[str, dict[str, Control]] = {
         "beta": Control("momentum β", (0.0, 0.6, 0.9), initial=0.6),
     },
     "rmsprop": {
-        "rate": Control("learning rate", (0.05, 0.2)),
-        "batch": NOISE,
+        "rate": Control("learning rate", (0.1, 0.2)),
         "beta_2": SQUARES,
         "epsilon": EPSILON,
     },
     "adam": {
         "rate": Control("learning rate", (0.1, 0.4)),
-        "batch": NOISE,
         "beta_1": Control("momentum β₁", (0.6, 0.9)),
         "beta_2": SQUARES,
         "epsilon": EPSILON,
     },
 }
+FIXED = {"rmsprop": {"batch": 2}, "adam": {"batch": 2}}  # what has no slider there
 MEANS = {
     "runs": (PALETTE[0], "-", 2.6),
     "diffusion": (PALETTE[1], "--", 2.0),
@@ -130,6 +131,7 @@ def study(kind: str, *, time: float = TIME, paths: int = PATHS, seed: int = 0, *
     steps = max(1, round(time / values["rate"]))
     paths = 1 if limit.factor == 0 else paths  # without noise all are the same
     times = torch.arange(steps + 1, dtype=torch.float64) * values["rate"]
+    finest = FINEST[limit.squares]
     means, told = {}, {}
 
     runs = _as_far_as_they_go(limit, query, steps, paths, seed)
@@ -145,7 +147,7 @@ def study(kind: str, *, time: float = TIME, paths: int = PATHS, seed: int = 0, *
             paths=paths,
             generator=_seeded(seed),
             by_sample=kind == "sgd",
-            dt=values["rate"] / min(SUBSTEPS, max(2, math.ceil(values["rate"] / FINEST))),
+            dt=values["rate"] / min(SUBSTEPS, max(2, math.ceil(values["rate"] / finest))),
         )
         means["diffusion"], means["theorem"] = ours.mean[:, 0], ours.predicted.mean(1)[:, 0]
         told["error"] = ours.predicted[-1].std(correction=0).item() / math.sqrt(paths)
@@ -192,6 +194,9 @@ def _scales(limit: dl.Limit, steps: int, generator: torch.Generator) -> Tensor:
 def draw(found: Study) -> Figure:
     """Left the prediction over time, right what this optimizer adds."""
     fig, (left, right) = figure(1, 2, width=7.5, height=3.9)
+    fig.set_layout_engine("none")  # fixed places are drawn in half the time
+    for ax, place in zip((left, right), PLACES, strict=True):
+        ax.set_position(place)
     left.plot(*_joined(found.times, found.fan), color=NEUTRAL, linewidth=0.7, alpha=0.6)
     for name, values in found.means.items():
         colour, line, width = MEANS[name]
@@ -200,7 +205,7 @@ def draw(found: Study) -> Figure:
     left.set(xlabel="time $t$", ylabel=f"prediction at {QUERY:g}", ylim=WINDOW, yticks=(-1, 0, 1))
     left.set(xlim=(0, found.end), xticks=(0, found.end))
     handles, labels = left.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=4, columnspacing=1.2)
+    fig.legend(handles, labels, loc="upper center", ncols=4, columnspacing=1.2)
     if trouble := warning(found):
         left.set_title(trouble)
     if found.diverged and found.kind != "momentum":
@@ -339,12 +344,12 @@ ADDS: dict[str, Callable[[Study], str]] = {
 def optimizer_paths(kind: str) -> Explorer:
     """Sliders for one optimizer: "sgd", "momentum", "rmsprop" or "adam".
 
-    Each frame is 400 runs of a tiny network and as many paths of its diffusion; 20 to 32 frames,
-    about ten seconds to draw them all, which the static page needs.  Raises ValueError for another
+    Each frame is 80 runs of a tiny network and as many paths of its diffusion; 8 to 18 frames,
+    some seconds to draw them all, which the static page needs.  Raises ValueError for another
     kind.
     """
     require_choice(kind, "kind", tuple(CONTROLS))
-    found = cache(lambda **values: study(kind, **values))
+    found = cache(lambda **values: study(kind, **values, **FIXED.get(kind, {})))
     return Explorer(
         CONTROLS[kind],
         draw=lambda **values: draw(found(**values)),

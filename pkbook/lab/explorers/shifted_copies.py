@@ -65,7 +65,7 @@ def shifted_copies(result: experiment.Result | None = None) -> Explorer:
     """Architecture and shift: the kernel of a digit with its copy and with other digits.
 
     Shows ``result``, a run of `pkbook.experiments.inheritance`, at some of its shifts. Without one
-    the quick preset runs here with a single seed, about fifteen seconds. Raises TypeError for
+    the quick preset runs here with a single seed, some seconds. Raises TypeError for
     anything else, ValueError for a result with one architecture or fewer than three shifts.
     """
     if result is None:

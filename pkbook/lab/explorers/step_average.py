@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from pkbook.basics.checks import require_choice
 from pkbook.interpolation.trajectory import Trajectory, batches
@@ -36,7 +36,7 @@ RULES = {0: "left end", 1: "1 node", 2: "2 nodes", 3: "3 nodes"}
 CONTROLS = {
     "optimizer": Control("optimizer", tuple(OPTIMIZERS), initial="Adam"),
     "rate": Control("learning rate", (0.03, 0.3), initial=0.3),
-    "nodes": Control("nodes of a step", tuple(RULES), formatter=RULES.__getitem__),
+    "nodes": Control("nodes of a step", (0, 1, 3), formatter=RULES.__getitem__),
 }
 
 
@@ -88,15 +88,18 @@ def study(optimizer: str, rate: float, *, steps: int = STEPS) -> Study:
         run.step(batch)
     query = torch.tensor([[QUERY]], dtype=torch.float64)
     points = [run.parameters(k) for k in range(steps + 1)]
-    outputs = torch.stack([functional_call(net, p, query).detach().squeeze() for p in points])
-    told = {}  # by number of nodes: what the rule takes each step for, [K]
-    for n in RULES:
-        seen = [speeds(net, points, k, query, gauss_places(n)) for k in range(steps)]
-        told[n] = torch.stack(seen) @ gauss_weights(n)
+    path = {n: torch.stack([p[n].detach() for p in points]) for n in points[0]}
+    outputs = vmap(lambda at: functional_call(net, at, query).squeeze())(path).detach()
+    places = [gauss_places(n) for n in RULES]
+    looked = speeds(net, path, query, torch.cat(places)).split([len(t) for t in places], 1)
+    told = {  # by number of nodes: what the rule takes each step for, [K]
+        n: speed @ gauss_weights(n) for n, speed in zip(RULES, looked, strict=True)
+    }
     change = outputs[-1] - outputs[0]
     worst = int((outputs.diff() - told[0]).abs().argmax())
     tau = torch.linspace(0, 1, 33, dtype=torch.float64)
-    seen = {n: (t, speeds(net, points, worst, query, t)) for n in RULES for t in [gauss_places(n)]}
+    one = {n: p[worst : worst + 2] for n, p in path.items()}
+    seen = {n: (t, speed[worst]) for n, t, speed in zip(RULES, places, looked, strict=True)}
     return Study(
         optimizer,
         rate,
@@ -104,20 +107,28 @@ def study(optimizer: str, rate: float, *, steps: int = STEPS) -> Study:
         {n: abs((change - steps_taken.sum()) / change).item() for n, steps_taken in told.items()},
         worst,
         tau,
-        speeds(net, points, worst, query, tau),
+        speeds(net, one, query, tau)[0],
         seen,
     )
 
 
-def speeds(net: nn.Module, points: list, step: int, query: Tensor, tau: Tensor) -> Tensor:
-    """How fast the prediction changes at places ``tau [n]`` of a step, ``[n]``."""
-    here, there = points[step], points[step + 1]
-    found = []
-    for t in tau:
-        at = {n: (p + t * (there[n] - p)).detach().requires_grad_() for n, p in here.items()}
-        slopes = torch.autograd.grad(functional_call(net, at, query).squeeze(), list(at.values()))
-        found.append(sum((g * (there[n] - here[n])).sum() for n, g in zip(at, slopes, strict=True)))
-    return torch.stack(found).detach()
+def speeds(net: nn.Module, path: dict[str, Tensor], query: Tensor, tau: Tensor) -> Tensor:
+    """How fast the prediction changes at places ``tau [n]`` of each step of a path, ``[K, n]``.
+
+    The path holds K + 1 values of every parameter.
+    """
+    here = {n: p[:-1] for n, p in path.items()}
+    move = {n: p.diff(dim=0) for n, p in path.items()}
+
+    def speed(start: dict[str, Tensor], step: dict[str, Tensor], place: Tensor) -> Tensor:
+        def output(t: Tensor) -> Tensor:
+            at = {n: start[n] + t * step[n] for n in start}
+            return functional_call(net, at, query).squeeze()
+
+        return grad(output)(place)
+
+    places = vmap(speed, (None, None, 0))
+    return vmap(places, (0, 0, None))(here, move, tau).detach()
 
 
 # ---- pictures -------------------------------------------------------------------------------

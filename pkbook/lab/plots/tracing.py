@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from PIL import Image
 
+from pkbook.lab.plots import vector
 from pkbook.lab.plots.house import style
 from pkbook.lab.plots.legible import second_cue
 
@@ -95,9 +96,19 @@ def write_definitions(definitions: Mapping[str, str], names: Mapping[str, str]) 
 def trace(fig: Figure) -> Drawing:
     """Draw the figure and take it apart; the figure itself stays as it was."""
     buffer = io.BytesIO()
-    with style(), matplotlib.rc_context({"svg.hashsalt": "pkbook"}), _as_seen(fig):
+    with (
+        style(),
+        matplotlib.rc_context({"svg.hashsalt": "pkbook"}),
+        _as_seen(fig),
+        vector.laid_out(fig),
+    ):
         fig.savefig(
-            buffer, format="svg", dpi=PICTURE_DPI, transparent=True, metadata={"Date": None}
+            buffer,
+            format="svg",
+            backend=f"module://{vector.__name__}",
+            dpi=PICTURE_DPI,
+            transparent=True,
+            metadata={"Date": None},
         )
     root = ET.fromstring(buffer.getvalue())
     for node in root.iter():

@@ -33,7 +33,7 @@ def draw_rings(result: Result) -> Figure:
     """What the first seed makes at the end, healthy and collapsing."""
     fig, axes = plots.figure(1, 2, width=6, height=3.4, sharey=True)
     for ax, name in zip(axes, ("healthy", "collapsing"), strict=True):
-        ring_panel(ax, result.made[name][0])
+        ring_panel(ax, result.places[name][0, -1])
         ax.set_title(f"{name}: {int(result.modes[name][0, -1])} modes")
     return fig
 

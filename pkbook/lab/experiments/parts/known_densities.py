@@ -5,6 +5,7 @@ affine map of the plane, with mixtures of Gaussians as data.  Everything is floa
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +96,7 @@ def queries(case: str, n: int = 9) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
+@cache
 def gaps(seed: int, steps: int = 60) -> dict[tuple[str, str], float]:
     """Largest relative gap of the formula over the queries, ``{(case, loss): gap}``."""
     found = {}

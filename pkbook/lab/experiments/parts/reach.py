@@ -5,6 +5,7 @@ over training rows, so both can be asked the same: how many rows take part, and 
 whole do the rows nearest to the query give?
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import pkbook as pk
 from pkbook import generative as gen
 from pkbook.basics.checks import require_choice, require_finite, require_tensor
-from pkbook.lab.experiments.parts import known_densities
+from pkbook.lab.experiments.parts import predictors_together
 
 PART = 0.1  # which rows count as near: this part of all
 RING_SCALE = 0.15
@@ -68,33 +69,59 @@ def reach(sizes: Tensor, distance: Tensor) -> Reach:
 
 
 def diffusion(
-    seed: int, *, samples: int = 24, levels: int = 20, steps: int = 120, embedding: str = "sines"
-) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""A small diffusion model of the ring of Gaussians, taken apart.
+    cases: Sequence[tuple[str, int]], *, samples: int = 24, levels: int = 20, steps: int = 120
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    r"""Small diffusion models of the ring of Gaussians, taken apart side by side.
 
-    Returns sizes ``[R, m]`` of what each row (data sample, level) did to each query, and the
+    ``cases`` are pairs of one of `EMBEDDINGS` and a seed; the embeddings may differ in width. For
+    each: sizes ``[R, m]`` of what each row (data sample, level) did to each query, and the
     distances ``[R, m]``: in ``"level"`` :math:`|\tau-\tau'|`, and in ``"place"``
-    :math:`\|x_\tau-x'_{\tau'}\|`.  ``embedding`` is one of `EMBEDDINGS`.
+    :math:`\|x_\tau-x'_{\tau'}\|`.
     """
-    require_choice(embedding, "embedding", tuple(EMBEDDINGS))
-    draw = torch.Generator().manual_seed(seed)
+    found = {}
+    for name in dict.fromkeys(name for name, _ in cases):
+        require_choice(name, "embedding", tuple(EMBEDDINGS))
+        seeds = [seed for other, seed in cases if other == name]
+        several = _diffusion(name, seeds, samples, levels, steps)
+        found |= {(name, seed): one for seed, one in zip(seeds, several, strict=True)}
+    return [found[case] for case in cases]
+
+
+def _diffusion(
+    name: str, seeds: Sequence[int], samples: int, levels: int, steps: int
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
     ring = gen.ring_of_gaussians(8, scale=RING_SCALE)
     schedule = gen.linear_schedule(levels, last=float(levels) * 0.4)
-    data = gen.noised(ring.sample(samples, generator=draw).double(), schedule, generator=draw)
-    table = EMBEDDINGS[embedding](levels)
-    model = gen.NoisePredictor(2, table, hidden=(32, 32), seed=seed).double()
-    optimizer = torch.optim.SGD(model.parameters(), 0.2)
-    trained = pk.Trajectory(model, pk.losses.squared, optimizer, data.pair)
-    for batch in pk.batches(len(data.z), size=48, steps=steps, seed=seed):
-        trained.step(batch)
+    rows, asked, models, chosen = [], [], [], []
+    for seed in seeds:
+        draw = torch.Generator().manual_seed(seed)
+        clean = ring.sample(samples, generator=draw).double()
+        rows.append(gen.noised(clean, schedule, generator=draw))
+        table = EMBEDDINGS[name](levels)
+        models.append(gen.NoisePredictor(2, table, hidden=(32, 32), seed=seed).double())
+        order = pk.batches(samples * levels, size=48, steps=steps, seed=seed)
+        chosen.append(torch.stack(list(order)))
+        fresh = ring.sample(2, generator=draw).double()
+        asked.append(gen.noised(fresh, schedule, generator=draw))
+    told = predictors_together.train(
+        [model.net for model in models],
+        (
+            torch.stack([m.inputs(d.z) for m, d in zip(models, rows, strict=True)]),
+            torch.stack([d.noise for d in rows]),
+        ),
+        torch.stack(chosen),
+        torch.stack([m.inputs(q.z) for m, q in zip(models, asked, strict=True)]),
+        rate=0.2,
+    )
     level = torch.arange(1, levels + 1).repeat(2)
-    asked = gen.noised(ring.sample(2, generator=draw).double(), schedule, generator=draw)
-    told = trained.interpolate(asked.z, nodes=2, tolerance=None)
-    apart = {
-        "level": (data.level[:, None] - level).abs().double(),
-        "place": torch.cdist(data.z[:, :2], asked.z[:, :2]),
-    }
-    return told.contributions.norm(dim=2), apart
+    apart = [
+        {
+            "level": (data.level[:, None] - level).abs().double(),
+            "place": torch.cdist(data.z[:, :2], query.z[:, :2]),
+        }
+        for data, query in zip(rows, asked, strict=True)
+    ]
+    return list(zip(told.contributions.norm(dim=3), apart, strict=True))
 
 
 def adversarial(made: gen.AdversarialRun, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +155,3 @@ def ring_gan(
     )
     asked = torch.randn(queries, 2, generator=draw, dtype=torch.float64)
     return adversarial(made, asked)
-
-
-def known_gan(seed: int, *, steps: int = 100, queries: int = 40) -> tuple[Tensor, Tensor]:
-    """The same for the plane with known densities, whose generator is affine."""
-    made = known_densities.train("plane", seed, steps=steps)
-    return adversarial(made, known_densities.latents("plane", queries, 500 + seed))
