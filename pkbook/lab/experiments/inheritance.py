@@ -281,14 +281,14 @@ def run(
         networks.setdefault(name, model)
         found.append(looks)
     shape = len(config.architectures), len(config.seeds)
-    parts = (torch.stack(part).unflatten(0, shape) for part in zip(*found, strict=True))
+    parts = [torch.stack(part).unflatten(0, shape) for part in zip(*found, strict=True)]
     pixels = []
     for seed in config.seeds:
         _, held, copies = queries(config, seed)
         flat = copies.flatten(2).flatten(0, 1).double()
         pixels.append(compare(flat @ flat.T, held.y))
-    pictures = (torch.stack(part) for part in zip(*pixels, strict=True))
-    return Result(config, *parts, *pictures, networks)
+    pixel, pixel_others = (torch.stack(part) for part in zip(*pixels, strict=True))
+    return Result(config, *parts, pixels=pixel, pixel_others=pixel_others, networks=networks)
 
 
 SETTINGS = {

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pkbook.basics.parameters import sum_of
 from pkbook.function_space.diagnostics import homogeneity, nearest
 from pkbook.kernels import normalised_kernel
 from pkbook.lab import plots
@@ -182,7 +183,9 @@ def together(configs: Sequence[Config], *, device: torch.device | str = "cpu") -
             batch = place, torch.stack(chosen).repeat(len(configs), 1)
             f = outputs(looks[0].net, rows, x[batch])
             parts = zip(configs, f.chunk(len(configs)), y[batch].chunk(len(configs)), strict=True)
-            loss = sum(LOSSES[c.loss](a.flatten(0, 1), b.flatten(0, 1)).sum() for c, a, b in parts)
+            loss = sum_of(
+                LOSSES[c.loss](a.flatten(0, 1), b.flatten(0, 1)).sum() for c, a, b in parts
+            )
             optimizer.zero_grad()
             (loss / first.batch).backward()
             optimizer.step()

@@ -76,7 +76,9 @@ class Config(Settings):
         rows = f"{self.samples} points of eight spots, once at each of {self.levels} noise levels"
         return trained(model, optimizer, losses.squared, data=rows, **how)
 
-    def build(self, embedding: Tensor, seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    def build(
+        self, embedding: Tensor, seed: int
+    ) -> tuple[gen.NoisePredictor, torch.optim.Optimizer]:
         """The noise predictor, untrained, and the optimizer that trains it."""
         model = gen.NoisePredictor(2, embedding, hidden=self.hidden, seed=seed)
         return model, torch.optim.SGD(model.parameters(), lr=self.rate)

@@ -194,9 +194,11 @@ def _result(config: Config, x: Tensor, targets: dict, found: dict) -> Result:
         ]
     )
     distance = (x[1] - x[0]) * torch.arange(1, after.shape[-1] + 1)
-    sides = *after.unbind(2), *start.unbind(1)
     y = torch.stack([targets[name] for name in names])
-    return Result(config, distance, *sides, loss, x, y, fits[:, 0], kernels[:, 0])
+    return Result(
+        config, distance, after[:, :, 0], after[:, :, 1], start[:, 0], start[:, 1], loss,
+        x, y, fits[:, 0], kernels[:, 0],
+    )  # fmt: skip
 
 
 FAR = 0.6  # distance between the two inputs of a pair at which E2's number is taken

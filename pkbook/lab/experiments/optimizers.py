@@ -141,7 +141,7 @@ def train(
         yield epoch
         for chosen in islice(draws, steps):
             batch = seed, torch.stack(chosen)
-            f = outputs(nets[0][0], torch.cat(matrices), x[batch].repeat(len(nets), 1, 1))
+            f = outputs(nets[0][0], torch.cat([*matrices]), x[batch].repeat(len(nets), 1, 1))
             loss = losses.squared(f.flatten(0, 1), y[batch].repeat(len(nets), 1, 1).flatten(0, 1))
             (loss.sum() / config.batch).backward()
             for optimizer in optimizers:
