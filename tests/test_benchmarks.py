@@ -91,3 +91,20 @@ def test_reference_sees_an_error(benchmarks):
     found = peers.ours(problem)()
     assert cases.relative_error(found, wanted) < 1e-5
     assert cases.relative_error(found * 1.01, wanted) > 5e-3
+
+
+@pytest.mark.parametrize("reduce", ["trace", "full"])
+@pytest.mark.parametrize(
+    "name", ["unet", "vit", "lstm", "experts", "llama", "gpt2", "resnet", "mlp"]
+)
+def test_modern_networks_against_row_by_row(benchmarks, name, reduce):
+    from benchmarks import modern
+
+    problem = modern.problem_of(name, 3, reduce)
+    problem.model.double()  # in float32 rounding may switch a unit
+    if problem.x1.is_floating_point():
+        problem.x1 = problem.x1.double()
+    found, wanted = modern.ours(problem)(), modern.row_by_row(problem)()
+    assert benchmarks["cases"].relative_error(found, wanted) < 1e-6
+    assert name in modern.NETWORKS
+    assert len(modern.NETWORKS) == 8
