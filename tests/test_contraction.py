@@ -12,6 +12,7 @@ from torch import nn
 import pkbook as pk
 from pkbook.basics.parameters import trainable
 from pkbook.kernels import contraction as contract
+from pkbook.kernels.gradients import batch_side
 from pkbook.kernels.plan import plan
 
 # Said by torch itself about the naive model of one case.
@@ -190,6 +191,17 @@ def test_the_exact_rules_cover_what_they_should(case):
     parameters = trainable(model)
     assert case.rest <= set(parameters)
     assert plan(model, x1, parameters).covered == set(parameters) - case.rest
+
+
+@every_case
+@pytest.mark.parametrize("n", [5, 1])
+def test_what_is_planned_is_found_and_agrees_with_autograd(case, n):
+    """A rule that always fails would be slow, and nothing else would show it."""
+    model, x1, *_ = setting(case)
+    parameters = trainable(model)
+    made = plan(model, x1[:n], parameters)
+    _, settled = batch_side(model, x1[:n], parameters, made, planned=True)
+    assert made.covered <= settled
 
 
 @some("mlp, several outputs", "cnn", "time distributed", "lstm", "rows, time first")

@@ -32,8 +32,8 @@ class _Spread(Layer):
     def factors(self, use: Use, layout: Layout, g: list[Tensor], parameters: Tree) -> Named:
         shape = use.options["shape"]
         rows = [part.sum(1) for part in self.slope(use, layout, g)]
-        rows = [part.sum_to_size(len(part), *shape).flatten(1) for part in rows]
-        yield use.weight, Dense(torch.stack([r.reshape(len(r), -1) for r in rows]))
+        rows = [part.sum_to_size(len(part), *shape).reshape(len(part), -1) for part in rows]
+        yield use.weight, Dense(torch.stack(rows))
 
 
 class _Pair(_Spread):
