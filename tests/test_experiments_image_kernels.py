@@ -10,7 +10,7 @@ from oracles import jacobian
 from torch import nn
 
 import pkbook as pk
-from pkbook.lab.experiments import image_kernels, image_neighbours
+from pkbook.lab.experiments import image_kernels
 from pkbook.lab.experiments.figures import image_kernels as draw
 from pkbook.lab.experiments.image_kernels import PROBES, Config, Task, class_means
 from pkbook.lab.experiments.machinery import claims
@@ -22,26 +22,11 @@ TINY = Config(
     dropout=0.0,
     seeds=(0, 5),
 )
-FEW = image_neighbours.Config(
-    per_class=2,
-    asked=4,
-    neighbours=3,
-    loss=2.2,
-    batch=10,
-    optimizers=tuple(image_neighbours.OPTIMIZERS),
-    starts=(0, 3),
-    most=60,
-)
 
 
 @pytest.fixture(scope="module")
 def tiny():
     return image_kernels.run(TINY)
-
-
-@pytest.fixture(scope="module")
-def few():
-    return image_neighbours.run(FEW)
 
 
 def means_by_hand(kernel, y):
@@ -226,51 +211,13 @@ def test_blocks_of_digits_on_a_seed_that_the_chapter_does_not_use():
     assert own[0].argmin() == own[1].argmax() == len(outcome.layers) - 1
 
 
-def test_neighbours_shared_are_counted_pair_by_pair(few):
-    runs = FEW.runs
-    assert len(runs) == len(set(runs)) == 3 * 2 * 2
-    totals = {name: [] for name in image_neighbours.RELATIONS}
-    for i, a in enumerate(runs):
-        for j, b in enumerate(runs[:i]):
-            if (a.start, a.order) == (b.start, b.order):
-                continue  # the same batches
-            who = "same" if a.optimizer == b.optimizer else "other"
-            where = "same" if a.start == b.start else "other"
-            common = [
-                len(set(p) & set(q)) / 3
-                for p, q in zip(few.near[i].tolist(), few.near[j].tolist(), strict=True)
-            ]
-            totals[f"{who} optimizer, {where} start"].append(sum(common) / len(common))
-    for name, wanted in totals.items():
-        assert sorted(few.shared(name).tolist()) == pytest.approx(sorted(wanted))
-    assert few.chance == 1.0  # three neighbours of three others
-
-
-def test_runs_stop_at_the_loss_and_neighbours_are_the_nearest(few):
-    assert (few.loss <= FEW.loss).all()
-    assert (few.epochs >= 1).all()
-    assert few.labels.tolist() == [c for c in range(10) for _ in range(4)]
-    images = few.images.flatten(1).double()
-    cosine = nn.functional.cosine_similarity(images[:, None], images, dim=2).fill_diagonal_(-9)
-    for row, near in zip(cosine, few.pixels, strict=True):
-        assert row[near].min() >= row.sort(descending=True).values[2] - 1e-6
-    start = pk.models.mnist_cnn(seed=3).double().eval()
-    parts = parts_by_hand(start, few.images.double())
-    kernel = sum(parts.values())
-    roots = kernel.diagonal().sqrt()
-    kernel = (kernel / roots / roots[:, None]).fill_diagonal_(-9)
-    for row, near in zip(kernel, few.before[1], strict=True):
-        assert row[near].min() >= row.sort(descending=True).values[2] - 1e-5
-
-
-def test_neighbours_give_up_and_go_on(few, tmp_path, monkeypatch):
-    with pytest.raises(FloatingPointError, match=r"SGDM, start 0: the loss is .* after 1 epochs"):
-        image_neighbours.run(replace(FEW, loss=1e-3, most=1))
-    assert torch.equal(image_neighbours.run(FEW, folder=tmp_path).near, few.near)
-    monkeypatch.setattr(image_neighbours, "train", None)  # nothing is trained again
-    assert torch.equal(image_neighbours.run(FEW, folder=tmp_path).near, few.near)
+def test_neighbours_in_common_are_counted_one_by_one():
+    tables = torch.stack([torch.randperm(7)[:3] for _ in range(20)]).unflatten(0, (2, 10))
+    common = [len(set(p) & set(q)) / 3 for p, q in zip(*tables.tolist(), strict=True)]
+    found = pk.diagnostics.overlap(*tables).item()
+    assert found == pytest.approx(sum(common) / 10)
     with pytest.raises(ValueError, match="other: expected a table like near"):
-        image_neighbours.overlap(few.near[0], few.near[0, :, :2])
+        pk.diagnostics.overlap(tables[0], tables[1, :, :2])
 
 
 @pytest.mark.parametrize(
@@ -310,34 +257,19 @@ def test_refuses_tasks_that_make_no_sense(task, message):
         Task(*task)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"asked": 51}, "asked must be at most 50"),
-        ({"neighbours": 4}, "neighbours must be at most 3"),
-        ({"loss": 0.0}, "loss must be a positive number"),
-        ({"starts": (0,)}, "must hold at least two"),
-        ({"orders": 1}, "orders must be at least 2"),
-    ],
-)
-def test_neighbours_refuse_settings_that_make_no_sense(change, message):
-    with pytest.raises(ValueError, match=message):
-        replace(FEW, **change)
-
-
 def test_full_is_of_the_papers_size():
     mnist, cifar = Config.full(seeds=(3,)).tasks
     assert mnist.per_class == 600
     assert (cifar.per_class, cifar.epochs[-1]) == (250, 1100)
     assert Config.full(seeds=(3,)).seeds == (3,)
-    assert image_neighbours.Config.full().per_class == 600
 
 
-def test_draws_its_figures(tiny, few):
+def test_draws_its_figures(tiny):
     drawn = draw.figures(tiny)
     assert set(drawn) == {"contrast", "layers", "MNIST-matrices", "CIFAR-10-matrices"}
-    drawn["shared"] = draw.shared(few)
-    drawn["faces"] = draw.faces(few.images, few.labels, {"SGDM": few.near[0]}, 3)
+    images, labels = torch.rand(4, 1, 28, 28), torch.tensor([0, 0, 1, 1])
+    near = torch.tensor([[1, 2], [0, 3], [3, 1], [2, 0]])
+    drawn["faces"] = draw.faces(images, labels, {"SGDM": near}, 3)
     for figure in drawn.values():
         assert isinstance(figure, Figure)
         assert "<svg" in pk.plots.svg(figure, "A drawing of a tiny run, for the test only.")

@@ -4,7 +4,13 @@ Section 5 of arXiv 2603.13872.
 """
 
 from pkbook.function_space.diagnostics.alignment import cka, label_kernel
-from pkbook.function_space.diagnostics.neighbours import distance, homogeneity, nearest, silhouette
+from pkbook.function_space.diagnostics.neighbours import (
+    distance,
+    homogeneity,
+    nearest,
+    overlap,
+    silhouette,
+)
 from pkbook.function_space.diagnostics.rank import (
     Rank,
     RankGap,
@@ -27,6 +33,7 @@ __all__ = [
     "nearest",
     "numerical_rank",
     "outside_span",
+    "overlap",
     "rank_gap",
     "silhouette",
     "tangent_matrix",

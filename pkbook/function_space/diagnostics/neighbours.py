@@ -43,6 +43,21 @@ def nearest(similarity: Tensor, count: int) -> Tensor:
     return similarity.clone().fill_diagonal_(-torch.inf).topk(count, dim=1).indices
 
 
+def overlap(near: Tensor, other: Tensor) -> Tensor:
+    """Mean share of entries in common of two tables of neighbours ``[n, count]``, row by row.
+
+    ValueError for tables of different shapes.
+
+    >>> overlap(torch.tensor([[1, 2], [0, 2]]), torch.tensor([[2, 3], [2, 0]]))
+    tensor(0.7500)
+    """
+    if near.shape != other.shape or near.ndim != 2:
+        raise ValueError(
+            f"other: expected a table like near, {list(near.shape)}, came {list(other.shape)}"
+        )
+    return (near[:, :, None] == other[:, None, :]).any(2).float().mean()
+
+
 def homogeneity(similarity: Tensor, y: Tensor, count: int) -> Tensor:
     """Share of the ``count`` nearest that carry a point's own label, ``[n]``.
 

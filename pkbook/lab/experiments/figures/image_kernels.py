@@ -1,4 +1,4 @@
-"""The pictures of E3: kernel matrices, contrast along training, layers, neighbours shared."""
+"""The pictures of E3: kernel matrices, contrast along training, layers, neighbours."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pkbook.lab import plots
-from pkbook.lab.experiments import image_neighbours
 from pkbook.lab.experiments.image_kernels import PROBES, Outcome, Result
 
 LOOK = {"MNIST": (plots.PALETTE[0], "o"), "CIFAR-10": (plots.PALETTE[1], "s")}
@@ -80,33 +79,6 @@ def _bars(ax: Axes, names: tuple[str, ...], bars: Mapping[str, Tensor]) -> None:
         at, look = places + 0.4 * k - 0.2, {"color": plots.PALETTE[k], "hatch": (None, "///")[k]}
         ax.bar(at, mean.numpy(), 0.38, label=label, yerr=reach, ecolor="black", **look)
     ax.set_xticks(places, names, fontsize=9.5)
-
-
-@plots.style()
-def shared(result: image_neighbours.Result) -> Figure:
-    """How many neighbours two runs have in common, a dot for each pair of runs."""
-    fig, ax = plots.figure(height=3.6, width=6.0)
-    names = list(image_neighbours.RELATIONS)
-    for row, name in enumerate(names):
-        values = result.shared(name)
-        colour, marker = (plots.MINUS, "s") if name.startswith("same") else (plots.PLUS, "o")
-        spread = row + 0.3 * torch.linspace(-1, 1, len(values))
-        ax.plot(values, spread, marker, color=colour, markersize=4, alpha=0.5, linewidth=0)
-        ax.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color="black", linewidth=2)
-    places = (result.chance, "blind in\nthe class", "right"), (_pixels(result), "pixels", "left")
-    for value, words, side in places:
-        ax.axvline(value, color="black", linewidth=1, linestyle=":")
-        gap = -0.01 if side == "right" else 0.01
-        ax.text(value + gap, -0.75, words, fontsize=9.5, va="top", ha=side)
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="neighbours in common", xlim=(0.22, 0.9), ylim=(len(names) - 0.4, -0.8))
-    return fig
-
-
-def _pixels(result: image_neighbours.Result) -> float:
-    """What the runs share with the nearest by pixels."""
-    shared = [image_neighbours.overlap(near, result.pixels) for near in result.near]
-    return torch.stack(shared).mean().item()
 
 
 @plots.style()
