@@ -241,11 +241,16 @@ def as_json(seen: Mapping[str, Seen]) -> str:
 
 def as_table(seen: Mapping[str, Seen], errors: list[str]) -> str:
     """The table of margins, the thinnest first, in Markdown."""
+    ran = [name for name in settings() if any(name in found.held for found in seen.values())]
+    missing = [name for name in settings() if name not in ran]
+    of_those = tuple(not_run("", name) for name in missing)
+    errors = [text for text in errors if not text.endswith(of_those)]
+    not_yet = f"Not yet run: {', '.join(missing)}. " if missing else ""
     lines = [
         "# Every claim, its bound and its margin",
         "",
         "Made by `make claims`. Each notebook ran under these settings: "
-        f"{', '.join(settings())}. {told_of_earlier(seen)}"
+        f"{', '.join(ran)}. {not_yet}{told_of_earlier(seen)}"
         "The margin is the mean distance of the judged number to its bound, in standard "
         "deviations over the runs (by logarithms where the bound is a positive one from below); "
         "claims without a number have none.",
