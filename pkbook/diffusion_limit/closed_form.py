@@ -120,6 +120,8 @@ def diffusion_moments(limit: Limit, steps: int) -> Moments:
 
     Errors as for :func:`discrete_moments`.
     """
+    from scipy.integrate import solve_ivp  # takes a second to import
+
     limit, problem, p = _problem(limit, steps)
     h, b, eye, zero = problem.hessian, problem.pull, np.eye(p), np.zeros((p, p))
     if isinstance(limit, SGD):
@@ -140,8 +142,6 @@ def diffusion_moments(limit: Limit, steps: int) -> Moments:
 
     times = limit.lr * np.arange(steps + 1)
     start = np.concatenate([part.ravel() for part in _start(limit, d)])
-    from scipy.integrate import solve_ivp  # takes a second to import
-
     solved = solve_ivp(slope, (0, times[-1]), start, "DOP853", times, rtol=1e-12, atol=1e-14)
     return _moments([(z[:d], z[d:].reshape(d, d)) for z in solved.y.T], p)
 

@@ -19,7 +19,6 @@ from pkbook.kernels.factors import Dense, Factor, Lookup, Outer, Transposed, den
 
 BLOCK_ENTRIES = 2**21  # of per-sample gradients written out at once, on each side
 CACHE_ENTRIES = 2**17  # of a product formed at once, so that it is used while in the cache
-Factors = Outer | Lookup
 SMALL = 2**16  # entries; below it one product of all outputs beats one for each
 
 
@@ -167,7 +166,11 @@ def contract(total: Sum, one: dict[str, Factor], two: dict[str, Factor], weights
                 plus = 1.0 if bias is None else bias
                 done.add(twin)
             total.add_factors(left, right, alpha, plus)
-        elif way == "positions" and isinstance(left, Factors) and isinstance(right, Factors):
+        elif (
+            way == "positions"
+            and isinstance(left, Outer | Lookup)
+            and isinstance(right, Outer | Lookup)
+        ):
             total.add_positions(left, right, alpha)
         else:
             if twin is not None and _joinable(pair, weight, bias):

@@ -267,12 +267,12 @@ def weighted_sum(factor: Factor, r: Tensor) -> Tensor:
 
 def some_rows(factor: Factor, most: int) -> tuple[Factor, slice]:
     """The gradients of a few rows of a weight matrix, and where they are among all entries."""
-    rows, i = slice(0, most), 0 if isinstance(factor, Dense) else factor.step
     if isinstance(factor, Transposed) and factor.inner.a.shape[2] > most:
-        inner = Outer(factor.inner.a[..., rows], factor.inner.g)
-        return Transposed(inner), slice(0, most * i)
+        inner = Outer(factor.inner.a[..., :most], factor.inner.g)
+        return Transposed(inner), slice(0, most * factor.step)
     if not isinstance(factor, Outer) or factor.g[0].shape[1] <= most:
         return factor, slice(None)
+    rows, i = slice(0, most), factor.step
     return Outer(factor.a, [g[:, rows] for g in factor.g]), slice(0, most * i)
 
 

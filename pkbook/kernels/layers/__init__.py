@@ -13,7 +13,7 @@ from pkbook.kernels.layers.layer import Layer, Reading, Use
 from pkbook.kernels.layers.linear import Linear
 from pkbook.kernels.layers.normalisation import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from pkbook.kernels.layers.product import Product, ProductWithBias
-from pkbook.kernels.layers.spread import Multiple, Repeated, Sum
+from pkbook.kernels.layers.spread import Added, Multiplied, Repeated
 from pkbook.kernels.layers.transposed_convolution import TransposedConvolution
 
 LAYERS: dict[Callable, Layer] = {
@@ -30,13 +30,13 @@ LAYERS: dict[Callable, Layer] = {
     F.conv_transpose2d: TransposedConvolution(2),
     F.conv_transpose3d: TransposedConvolution(3),
 }
-PRODUCT, WITH_BIAS, SUM, MULTIPLE, REPEATED = (
-    Product(), ProductWithBias(), Sum(), Multiple(), Repeated(),
+PRODUCT, WITH_BIAS, ADDED, MULTIPLIED, REPEATED = (
+    Product(), ProductWithBias(), Added(), Multiplied(), Repeated(),
 )  # fmt: skip
 LAYERS |= dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm), PRODUCT)
 LAYERS |= {Tensor.__matmul__: PRODUCT, torch.addmm: WITH_BIAS, Tensor.addmm: WITH_BIAS}
-LAYERS |= dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), SUM)
-LAYERS |= dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), MULTIPLE)
+LAYERS |= dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), ADDED)
+LAYERS |= dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), MULTIPLIED)
 LAYERS |= {Tensor.expand: REPEATED, torch.einsum: Einsum()}
 
 __all__ = ["LAYERS", "Layer", "Reading", "Use"]

@@ -41,7 +41,7 @@ class Convolution(Layer):
         patches = unfold(widen(use.inputs), self.dimensions, use.options)  # [B, c, k, L]
         patches = layout.split(patches, 1).movedim(4, 2).flatten(1, 2)  # [n, T L, c, k]
         g = [part.flatten(2) for part in g]  # [B, o, L]
-        g = [_positions_last(part) for part in split(g, layout, 1)]  # [n, o, T L]
+        g = [positions_last(part) for part in split(g, layout, 1)]  # [n, o, T L]
         yield use.bias, Dense(torch.stack([part.sum(2) for part in g]))
         groups = use.options["groups"]
         if groups == 1:
@@ -52,7 +52,7 @@ class Convolution(Layer):
         yield use.weight, Dense(torch.stack(rows))
 
 
-def _positions_last(g: Tensor) -> Tensor:
+def positions_last(g: Tensor) -> Tensor:
     """From ``[n, T, o, L]`` to ``[n, o, T L]``."""
     return g.squeeze(1) if g.shape[1] == 1 else g.transpose(1, 2).flatten(2)
 
@@ -62,13 +62,13 @@ def unfold(x: Tensor, d: int, o: dict[str, Any]) -> Tensor:
 
     Positions last: whole rows of the input are then copied, several times faster than patches.
     """
-    stride, dilation = (_each(o[name], d) for name in ("stride", "dilation"))
+    stride, dilation = (each(o[name], d) for name in ("stride", "dilation"))
     padding = o["padding"]
     if padding == "same":
         total = [w * (k - 1) for w, k in zip(dilation, o["kernel"], strict=True)]
         pads = [(p // 2, p - p // 2) for p in total]
     else:
-        pads = [(p, p) for p in _each(0 if padding == "valid" else padding, d)]
+        pads = [(p, p) for p in each(0 if padding == "valid" else padding, d)]
     if any(p != (0, 0) for p in pads):
         x = F.pad(x, [side for pair in reversed(pads) for side in pair])
     for axis, (k, s, w) in enumerate(zip(o["kernel"], stride, dilation, strict=True)):
@@ -79,5 +79,6 @@ def unfold(x: Tensor, d: int, o: dict[str, Any]) -> Tensor:
     return x.permute(order).reshape(n, c, -1, space.numel())
 
 
-def _each(value: Any, d: int) -> tuple:
+def each(value: Any, d: int) -> tuple:
+    """One number for each of d dimensions."""
     return tuple(value) if isinstance(value, list | tuple) else (value,) * d

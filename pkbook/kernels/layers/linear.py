@@ -20,8 +20,14 @@ class Linear(Layer):
         return use.inputs.ndim - 1
 
     def factors(self, use: Use, layout: Layout, g: list[Tensor], parameters: Tree) -> Named:
-        leading = self.leading(use)
-        g = split(g, layout, leading)
-        a = layout.split(widen(use.inputs), leading)
-        yield use.weight, Outer(a, [part.transpose(1, 2) for part in g])
-        yield use.bias, Dense(torch.stack([part.sum(1) for part in g]))
+        outer, bias = products(use, layout, g, self.leading(use))
+        yield use.weight, outer
+        yield use.bias, bias
+
+
+def products(use: Use, layout: Layout, g: list[Tensor], leading: int) -> tuple[Outer, Dense]:
+    """The factors of a matrix ``[o, i]`` and of a bias ``[o]``."""
+    g = split(g, layout, leading)
+    a = layout.split(widen(use.inputs), leading)
+    bias = Dense(torch.stack([part.sum(1) for part in g]))
+    return Outer(a, [part.transpose(1, 2) for part in g]), bias

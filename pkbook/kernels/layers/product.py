@@ -1,11 +1,11 @@
 r"""Matrices on the right: :math:`z_t=a_t^\top w`, with the gradient :math:`\sum_ta_tg_t^\top`."""
 
-import torch
 from torch import Tensor
 
 from pkbook.basics.parameters import Tree
-from pkbook.kernels.factors import Dense, Layout, Outer, Transposed, widen
-from pkbook.kernels.layers.layer import Layer, Named, Reading, Use, split
+from pkbook.kernels.factors import Layout, Transposed
+from pkbook.kernels.layers.layer import Layer, Named, Reading, Use
+from pkbook.kernels.layers.linear import products
 
 
 class Product(Layer):
@@ -20,11 +20,9 @@ class Product(Layer):
         return use.inputs.ndim - 1
 
     def factors(self, use: Use, layout: Layout, g: list[Tensor], parameters: Tree) -> Named:
-        leading = self.leading(use)
-        g = split(g, layout, leading)
-        a = layout.split(widen(use.inputs), leading)
-        yield use.weight, Transposed(Outer(a, [part.transpose(1, 2) for part in g]))
-        yield use.bias, Dense(torch.stack([part.sum(1) for part in g]))
+        outer, bias = products(use, layout, g, self.leading(use))
+        yield use.weight, Transposed(outer)
+        yield use.bias, bias
 
 
 class ProductWithBias(Product):

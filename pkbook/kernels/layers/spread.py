@@ -51,13 +51,13 @@ class _Pair(_Spread):
         return Reading(input, other, None, {"shape": shape})
 
 
-class Sum(_Pair):
+class Added(_Pair):
     """``x + place``."""
 
     looks_at_inputs = False
 
 
-class Multiple(_Pair):
+class Multiplied(_Pair):
     """``scale * x``."""
 
     def slope(self, use: Use, layout: Layout, g: list[Tensor]) -> list[Tensor]:

@@ -12,31 +12,18 @@ from torch import Tensor
 
 from pkbook.basics.parameters import Tree
 from pkbook.kernels.factors import Dense, Layout, Outer, Transposed, widen
-from pkbook.kernels.layers.convolution import unfold
-from pkbook.kernels.layers.layer import Layer, Named, Reading, Use
+from pkbook.kernels.layers.convolution import Convolution, each, positions_last, unfold
+from pkbook.kernels.layers.layer import Named, Reading, Use
 
 
-class TransposedConvolution(Layer):
+class TransposedConvolution(Convolution):
     """``F.conv_transpose1d``, ``2d`` or ``3d`` on a batch."""
 
-    def __init__(self, dimensions: int) -> None:
-        self.dimensions = dimensions
-
-    def read(self, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1,
-             dilation=1) -> Reading | None:  # fmt: skip
-        if input.ndim != self.dimensions + 2:
-            return None
-        options = {
-            "kernel": tuple(weight.shape[2:]),
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
-            "groups": groups,
-        }
-        return Reading(input, weight, bias, options)
-
-    def leading(self, use: Use) -> int:
-        return 1
+    # torch's own order of arguments, which is not a convolution's
+    def read(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    ) -> Reading | None:
+        return super().read(input, weight, bias, stride, padding, dilation, groups)
 
     def entries(self, use: Use) -> int:
         # Patches are taken of the output's gradient, as many as the input has places.
@@ -63,8 +50,7 @@ class TransposedConvolution(Layer):
         if given != tuple(space):  # an output padding as large as the stride adds places
             cut = (slice(None),) * 3 + tuple(slice(size) for size in space)
             found = found.unflatten(3, given)[cut].flatten(3)
-        found = layout.split(found.flatten(1, 2), 1)  # [n, T, o k, L]
-        return found.squeeze(1) if found.shape[1] == 1 else found.transpose(1, 2).flatten(2)
+        return positions_last(layout.split(found.flatten(1, 2), 1))
 
 
 def _over_space(g: Tensor, layout: Layout) -> Tensor:
@@ -75,14 +61,6 @@ def _over_space(g: Tensor, layout: Layout) -> Tensor:
 def _places(size: torch.Size, dimensions: int, options: dict) -> tuple[int, ...]:
     """How many patches fit along each dimension of an output."""
 
-    def along(axis: int) -> int:
-        k, (s, p, w) = (
-            options["kernel"][axis],
-            (
-                value[axis] if isinstance(value, list | tuple) else value
-                for value in (options["stride"], options["padding"], options["dilation"])
-            ),
-        )
-        return (size[axis] + 2 * p - w * (k - 1) - 1) // s + 1
-
-    return tuple(along(axis) for axis in range(dimensions))
+    lengths = (each(options[name], dimensions) for name in ("stride", "padding", "dilation"))
+    every = zip(size, options["kernel"], *lengths, strict=True)
+    return tuple((n + 2 * p - w * (k - 1) - 1) // s + 1 for n, k, s, p, w in every)
