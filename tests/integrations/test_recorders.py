@@ -162,11 +162,13 @@ def test_a_point_in_the_trainer_of_lightning_has_the_share_of_adams_first_step()
 
 BFLOAT = 0.05
 """What of the change the rounding of bfloat16 to 8 bits may leave open in two steps of gradient
-descent.  Adam's first steps without a warm-up divide gradients by their own size, those that are
+descent, queries together: what one query's answer changes can be small by luck, its rounding is
+not.  Adam's first steps without a warm-up divide gradients by their own size, those that are
 nothing but rounding too: there the sum may be off by many times the change, and a warning says so.
 """
 
 
+@pytest.mark.filterwarnings("ignore:the tolerance")
 def test_bfloat16_of_accelerate_is_replayed_on_the_weights_of_copies(tmp_path):
     found = []
     for record in (False, True):
@@ -181,7 +183,8 @@ def test_bfloat16_of_accelerate_is_replayed_on_the_weights_of_copies(tmp_path):
     told = pk.interpolate(
         run, w.queries, of=lambda m, q: w.outputs(m, q), outputs=7, tolerance=BFLOAT
     )
-    assert float(told.completeness.max()) < BFLOAT
+    gap = told.change - told.explained
+    assert float(gap.norm()) < BFLOAT * float(told.change.norm())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
