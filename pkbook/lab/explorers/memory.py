@@ -14,7 +14,15 @@ from torch import Tensor
 from pkbook.lab.live import Live
 from pkbook.lab.plots import PALETTE, PLUS, SEQUENTIAL, figure, style
 
-STEPS, SHOWN, BETA = 40, 8, 0.9
+STEPS, SHOWN, BETA, DECAY, RATE = 40, 8, 0.9, 0.5, 0.1
+LARGE, TIMES = 12, 6
+NAMES = {
+    "sgd": "SGD",
+    "momentum": f"Momentum {BETA:g}",
+    "rmsprop": f"RMSprop with β = {BETA:g}",
+    "adam": f"Adam with both β = {BETA:g}",
+    "adamw": f"AdamW with both β = {BETA:g} and weight decay {DECAY:g}",
+}
 
 
 def memory(**settings: object) -> Live:
@@ -22,16 +30,55 @@ def memory(**settings: object) -> Live:
 
     ``optimizer`` ("sgd", "momentum", "rmsprop", "adam", "adamw"), ``gradients`` ("one", "alike",
     "fading", "noisy"), ``beta1``, ``beta2``, ``decay`` (weight decay, of AdamW), ``t`` (the step
-    whose make-up is shown).  The still picture is momentum's.
+    whose make-up is shown).  The still picture is that optimizer's, with the usual betas.
     """
-    plane = _plane(BETA)
-    return Live("memory", alt=_words(plane), still=lambda: _draw(plane), settings=settings)
+    optimizer = str(settings.get("optimizer", "momentum"))
+    gradients = str(settings.get("gradients", "one"))
+    if optimizer not in NAMES:
+        raise ValueError(f"optimizer: expected one of {list(NAMES)}, got {optimizer!r}")
+    plane, pushes = _plane(optimizer, _series(gradients))
+    words = f"{NAMES[optimizer]}. {_words(plane, pushes)}"
+    return Live("memory", alt=words, still=lambda: _draw(plane), settings=settings)
 
 
-def _plane(beta: float) -> Tensor:
-    r""":math:`W(t,s)=\beta^{t-s}` of SGD with momentum, in learning rates, ``[K, K]``."""
-    age = torch.arange(STEPS)[:, None] - torch.arange(STEPS)
-    return torch.where(age >= 0, beta ** age.clamp_min(0).double(), 0.0)
+def _series(gradients: str) -> Tensor:
+    """The gradients of the steps ``[K]``: as in the page, but for noisy ones, here all alike."""
+    g = torch.ones(STEPS, dtype=torch.float64)
+    if gradients == "fading":
+        return BETA ** torch.arange(STEPS, dtype=torch.float64)
+    if gradients == "one":
+        g[LARGE] = TIMES
+    return g
+
+
+def _optimizer(name: str, theta: Tensor) -> torch.optim.Optimizer:
+    if name in ("sgd", "momentum"):
+        return torch.optim.SGD([theta], lr=RATE, momentum=BETA if name == "momentum" else 0.0)
+    if name == "rmsprop":
+        return torch.optim.RMSprop([theta], lr=RATE, alpha=BETA)
+    if name == "adam":
+        return torch.optim.Adam([theta], lr=RATE, betas=(BETA, BETA))
+    return torch.optim.AdamW([theta], lr=RATE, betas=(BETA, BETA), weight_decay=DECAY)
+
+
+def _plane(name: str, g: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`W(t,s)` and what the pushes have become, in learning rates, ``[K, K]`` each.
+
+    A gradient with its sign turned leaves every square alone, so it shows its own weight: entry
+    ``s`` of a parameter meets :math:`g_s` turned, the last entry none.
+    """
+    turned = torch.cat([1 - 2 * torch.eye(STEPS, dtype=g.dtype), g.new_ones(STEPS, 1)], 1)
+    theta = torch.zeros(STEPS + 1, dtype=g.dtype, requires_grad=True)
+    optimizer, places = _optimizer(name, theta), []
+    for t in range(STEPS):
+        theta.grad = g[t] * turned[t]
+        optimizer.step()
+        places.append(theta.detach().clone())
+    found = torch.stack(places)
+    pushes = (found[:, :-1] - found[:, -1:]) / (2 * g * RATE)
+    weights = pushes.clone()
+    weights[1:] -= (1 - RATE * DECAY if name == "adamw" else 1.0) * pushes[:-1]
+    return weights.tril(), pushes.tril()
 
 
 @style()
@@ -45,11 +92,10 @@ def _draw(plane: Tensor) -> Figure:
     return fig
 
 
-def _words(plane: Tensor) -> str:
-    push = plane[:, SHOWN].cumsum(0)
+def _words(plane: Tensor, pushes: Tensor) -> str:
     return (
-        f"Momentum {BETA:g}. The gradient of step {SHOWN} counts {plane[SHOWN, SHOWN]:.2f} "
+        f"The gradient of step {SHOWN} counts {plane[SHOWN, SHOWN]:.2f} "
         f"learning rates in its own step and {plane[SHOWN + 10, SHOWN]:.2f} ten steps later; by "
-        f"step {STEPS - 1} it has pushed by {push[-1]:.2f}. No step knows "
+        f"step {STEPS - 1} it has pushed by {pushes[-1, SHOWN]:.2f}. No step knows "
         "later gradients: above the diagonal stands nothing."
     )

@@ -247,7 +247,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "T12",
-            "why Adam's remainder is weaker",
+            "why Adam's bound is weaker",
             "after Thm 3.7",
             "It is the noise that the first moment feeds back: at fixed beta its part is of an "
             "order well below one.",
