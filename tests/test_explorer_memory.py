@@ -1,4 +1,4 @@
-"""The still picture of the memory in time against closed forms, for gradients that are all alike."""
+"""The still picture of the memory in time against closed forms, for gradients all alike."""
 
 import pytest
 import torch
