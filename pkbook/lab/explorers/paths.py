@@ -14,7 +14,7 @@ from pkbook.lab.live import Live
 from pkbook.lab.plots import MINUS, PLUS, figure, style
 from pkbook.problems import data, losses, models
 
-RATE, BATCH, STEPS, PAIRS, SHOWN, QUERY = 0.2, 2, 10, 200, 8, 1.5
+RATE, BATCH, STEPS, PAIRS, SHOWN, QUERY = 0.2, 2, 10, 300, 8, 1.5
 KINDS = {"SGD": (MINUS, "-"), "diffusion": (PLUS, "--")}
 
 
