@@ -21,6 +21,10 @@ from pybtex.database import parse_string  # noqa: E402
 ALT = "Error against step &amp; time over thirty steps. It falls. Then it stays."
 SVG = f'<svg class="pk-figure" viewBox="0 0 1 1" role="img" aria-label="{ALT}"><path d=""/></svg>'
 SCROLLED = f'<div class="pk-scroll" tabindex="0">{SVG}</div>'
+PANELS = (
+    f'<div class="pk-figure" role="img" aria-label="{ALT}">'
+    '<svg viewBox="0 0 1 1"><path d=""/></svg><svg viewBox="1 0 1 1"><use href="#a"/></svg></div>'
+)
 BOOK = (
     '<div class="pk-flipbook" role="group" aria-label="Explorer: rate, seed"><style></style>'
     f"<div data-frame>{SVG}</div><div data-frame hidden>{SVG}</div><script>1</script></div>"
@@ -44,6 +48,12 @@ def test_figures_and_explorers_are_numbered_by_chapter() -> None:
     assert re.findall(r'<figure class="pk-numbered" id="([^"]*)"', text) == [
         "figure-8-1", "figure-8-2", "figure-8-3"]  # fmt: skip
     assert f'id="figure-8-3">{SCROLLED}<figcaption>' in text
+
+
+def test_panels_that_stand_apart_are_one_figure() -> None:
+    text = page_figures.with_captions(PAGE.format(NUMBER, PANELS + SVG))
+    assert f'id="figure-8-1">{PANELS}<figcaption>' in text
+    assert f'id="figure-8-2">{SVG}<figcaption>' in text
 
 
 def test_a_page_that_is_no_chapter_counts_from_one() -> None:

@@ -141,11 +141,59 @@ def test_alt_is_escaped():
     assert 'aria-label="A &quot;quoted&quot; line &lt; another &amp; more"' in markup
 
 
-@pytest.mark.parametrize("panels", [1, 2])
-def test_only_wide_figures_scroll_and_then_by_keyboard(panels):
-    fig, _ = plots.figure(1, panels)
+def side_by_side(**axes):
+    fig, (left, right) = plots.figure(1, 2, **axes)
+    left.plot([0, 1])
+    right.plot([1, 0])
+    return fig
+
+
+@pytest.mark.parametrize(("fig", "scrolls"), [
+    (lines(), False),
+    (side_by_side(), False),
+    (side_by_side(sharey=True), True),
+])  # fmt: skip
+def test_only_wide_figures_that_cannot_be_parted_scroll_and_then_by_keyboard(fig, scrolls):
     markup = plots.svg(fig, ALT)
-    assert ("overflow-x:auto" in markup) == (panels == 2) == ('tabindex="0"' in markup)
+    assert ("overflow-x:auto" in markup) == scrolls == ('tabindex="0"' in markup)
+
+
+def test_panels_tile_the_figure_and_show_one_drawing():
+    markup = plots.svg(side_by_side(), ALT)
+    boxes = [[float(v) for v in box.split()] for box in re.findall(r'viewBox="([^"]*)"', markup)]
+    (left, top, width, height), (start, _, rest, _) = boxes
+    assert (left, top, height) == (0, 0, 244.8)
+    assert width == start
+    assert start + rest == 7.5 * 72
+    bases = [float(v) for v in re.findall(r"flex:\d+ 1 (\d+)px", markup)]
+    assert sum(bases) == pytest.approx(tracing.SMALLEST_SHARE * 7.5 * 96, abs=1)
+    assert max(bases) <= tracing.PHONE_PIXELS
+    assert len(ids(markup)) == len(set(ids(markup)))
+    assert {one or other for one, other in references(markup)} == set(ids(markup))
+
+
+def test_a_cut_lies_where_nothing_stands():
+    fig = side_by_side()
+    (cut,) = tracing.trace(fig).cuts
+    fig.draw_without_rendering()
+    left, right = (ax.get_tightbbox() for ax in fig.axes)
+    assert left.x1 * 72 / fig.dpi < cut < right.x0 * 72 / fig.dpi
+
+
+def over_both(fig):
+    fig.axes[0].lines[0].set_label("a line that has a rather long name")
+    fig.legend(loc="outside upper center")
+
+
+def with_bar(fig):
+    fig.colorbar(fig.axes[1].imshow([[0, 1]], aspect="auto"), ax=fig.axes[1])
+
+
+@pytest.mark.parametrize(("add", "cuts"), [(over_both, 0), (with_bar, 1)])
+def test_a_legend_over_both_panels_holds_them_and_a_colour_bar_stays_with_its_own(add, cuts):
+    fig = side_by_side()
+    add(fig)
+    assert len(tracing.trace(fig).cuts) == cuts
 
 
 @pytest.mark.parametrize(("colours", "smaller"), [(200, True), (2000, False)])

@@ -15,8 +15,8 @@ CHAPTER = re.compile(
 )
 EXPLORER = r'<div class="pk-flipbook" role="group" aria-label="Explorer: (?P<name>[^"]*)">'
 FIGURE = (
-    r'(?P<scroller><div class="pk-scroll"[^>]*>)?'
-    r'<svg class="pk-figure"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>(?(scroller)</div>)'
+    r'(?P<holder><div class="pk-scroll"[^>]*>(?=<svg)|(?=<div class="pk-figure"))?'
+    r'<(?:svg|div) class="pk-figure"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>(?(holder)</div>)'
 )
 EITHER = re.compile(rf"{EXPLORER}.*?</script></div>|{FIGURE}", re.DOTALL)
 SHORT = 30  # characters; a first sentence below that is given its second

@@ -17,7 +17,7 @@ def height(markup: str) -> int:
     """Pixels that a section takes on a wide screen, from what stands in it."""
     shown = re.sub(r"<div[^>]* data-frame=\"[^\"]*\"[^>]* hidden.*?</svg>", "", markup, flags=re.S)
     code = sum(text.count("\n") for text in re.findall(r"<pre>.*?</pre>", shown, re.S))
-    figures = len(re.findall(r'<svg[^>]*role="img"|<img ', shown))
+    figures = len(re.findall(r'<(?:svg|div)[^>]*role="img"|<img ', shown))
     blocks = len(re.findall(r"<(?:p|h[1-6]|li|tr|pre)\b", shown))
     plain = re.sub(r"<(pre|script|style|svg|mjx-container)\b.*?</\1>", "", shown, flags=re.S)
     text = html.unescape(re.sub(r"<[^>]*>", "", plain))

@@ -44,7 +44,8 @@ def close(fig: Figure) -> None:
 def svg(fig: Figure, alt: str) -> str:
     """The figure as an inline `<svg>`: the same text for the same figure, its ids its own.
 
-    Wide figures come inside a `<div>` that scrolls sideways on a phone. Raises as `show` does.
+    On a phone the panels of a wide figure stand below each other; what cannot be parted scrolls
+    sideways. Raises as `show` does.
 
     >>> from pkbook.plots import figure
     >>> fig, ax = figure()
@@ -53,8 +54,10 @@ def svg(fig: Figure, alt: str) -> str:
     """
     checked_alt(alt)
     drawing = trace(checked_figure(fig))
-    markup = drawing.markup(alt, id_names(drawing.definitions, drawing.body, alt))
-    return in_scroller([drawing], markup)
+    names = id_names(drawing.definitions, drawing.body, alt)
+    if drawing.falls_apart:
+        return drawing.in_panels(alt, names)
+    return in_scroller([drawing], drawing.markup(alt, names))
 
 
 def png(fig: Figure) -> bytes:

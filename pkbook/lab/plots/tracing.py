@@ -9,14 +9,17 @@ import base64
 import hashlib
 import html
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from PIL import Image
@@ -43,11 +46,47 @@ class Drawing:
     height: float
     body: str
     definitions: Mapping[str, str]
+    cuts: tuple[float, ...] = ()
+    """Where nothing stands between two panels side by side, points from the left."""
 
     @property
     def least_pixels(self) -> float:
         """The width below which its text would be too small to read."""
         return SMALLEST_SHARE * self.width * 96 / 72
+
+    @property
+    def falls_apart(self) -> bool:
+        """Whether a phone is too narrow for the whole, and not for any of its panels."""
+        widest = max((right - left for left, right in self._panels()), default=self.width)
+        share = widest / self.width
+        return self.least_pixels > PHONE_PIXELS >= share * self.least_pixels
+
+    def _panels(self) -> Iterator[tuple[float, float]]:
+        return pairwise((0.0, *self.cuts, self.width))
+
+    def in_panels(self, alt: str, names: Mapping[str, str]) -> str:
+        """The drawing as panels that stand side by side, or below each other on a phone.
+
+        All show the one drawing, each its part.
+        """
+        whole = f"pk{hashlib.sha256(f'{alt}{self.body}'.encode()).hexdigest()[:8]}-all"
+        held = write_definitions(self.definitions, names)
+        shown = f'{held}<g id="{whole}">{_named(self.body, names)}</g>'
+        panels = []
+        for left, right in self._panels():
+            width, share = right - left, (right - left) / self.width
+            panels.append(
+                f'<svg viewBox="{left:g} 0 {width:g} {self.height:g}" fill="currentColor" '
+                'stroke-linejoin="round" aria-hidden="true" '
+                f'style="flex:{width:.0f} 1 {share * self.least_pixels:.0f}px;'
+                f'max-width:{width * 96 / 72:.0f}px;height:auto">{shown}</svg>'
+            )
+            shown = f'<use href="#{whole}"/>'
+        return (
+            f'<div class="pk-figure" role="img" aria-label="{html.escape(alt)}" '
+            'style="display:flex;flex-wrap:wrap;justify-content:center;align-items:flex-start">'
+            f"{''.join(panels)}</div>"
+        )
 
     def markup(self, alt: str, names: Mapping[str, str], *, definitions: bool = True) -> str:
         """The `<svg>` element, with `names` (key -> id) for its definitions.
@@ -110,6 +149,7 @@ def trace(fig: Figure) -> Drawing:
             transparent=True,
             metadata={"Date": None},
         )
+        cuts = _cuts(fig)
     root = ET.fromstring(buffer.getvalue())
     for node in root.iter():
         _rewrite(node)
@@ -127,7 +167,33 @@ def trace(fig: Figure) -> Drawing:
         _merge(node)
     width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
     body = "".join(_text(child) for child in root if child.tag == "g")
-    return Drawing(width, height, referred(body), definitions)
+    return Drawing(width, height, referred(body), definitions, cuts)
+
+
+def _cuts(fig: Figure) -> tuple[float, ...]:
+    """Between which panels nothing stands, points from the left: in the middle of each gap."""
+    artists = [*fig.axes, *fig.legends, *fig.texts, *fig.subfigs]
+    boxes = ((artist, artist.get_tightbbox()) for artist in artists if artist.get_visible())
+    spans = sorted(
+        (float(box.x0), float(box.x1), isinstance(artist, Axes) and _leans(artist))
+        for artist, box in boxes
+        if box is not None
+    )
+    cuts, reach = [], math.inf
+    for left, right, leans in spans:
+        if left > reach and not leans:
+            cuts.append(round((left + reach) / 2 * 72 / fig.dpi, 1))
+        reach = right if reach == math.inf else max(reach, right)
+    return tuple(cuts)
+
+
+def _leans(ax: Axes) -> bool:
+    """Whether axes mean nothing without their neighbour: a colour bar, or numbers left to it."""
+    if ax.get_label() == "<colorbar>":
+        return True
+    shared = ax.get_shared_y_axes().get_siblings(ax)
+    bare = not any(tick.label1.get_visible() for tick in ax.yaxis.get_major_ticks())
+    return len(shared) > 1 and ax.axison and bare
 
 
 @contextmanager
