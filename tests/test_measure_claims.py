@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -82,6 +83,17 @@ def test_margins_are_means_over_spreads(root):
     table = tool.as_table(seen, [])
     assert table.index("| page | missed | above 4.5 |") < table.index("| page | zero | above 0 |")
     assert "| 1 of 3 |" in table
+
+
+@pytest.mark.parametrize(
+    ("says", "found"), [("these points: move", [3.0, 5.0]), ("points: move", [3.0, 5.0, -9.0])]
+)
+def test_a_claim_about_one_network_is_judged_by_the_books_own_seeds(says, found):
+    seen = tool.Seen(PAGE, says)
+    for setting, distance in (("as it is", 3.0), ("two threads", 5.0), ("seeds moved once", -9.0)):
+        seen.add(setting, told(says, distance - 1, -1.0))
+    assert len(seen.held) == 3
+    assert seen.margin == pytest.approx(statistics.mean(found) / statistics.stdev(found))
 
 
 def test_a_setting_that_the_machine_has_anyway_is_not_run_twice(monkeypatch):

@@ -52,6 +52,7 @@ def test() -> int:
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     env = {"OMP_NUM_THREADS": setting("OMP_NUM_THREADS", threads), "PKBOOK_CLAIMS": "strict"}
     pytest = ["-m", "pytest", "-n", str(jobs), "--dist", "loadfile", "-rfEs"]
+    pytest.append("--durations=20")  # what to make shorter next
     # The notebooks first: the site is then built from what they showed, and runs none again.
     notebooks = ["-p", "keep_outputs", "--nbval-lax", "--nbval-cell-timeout"]
     pages = [f"book/{path.stem}" for path in (ROOT / "book").glob("*.ipynb")]

@@ -80,11 +80,10 @@ def pace(config: Config, step: int) -> float:
     return min((step + 1) / config.warm, 1 - step / config.steps)
 
 
-def train(
+def build(
     config: Config, passages: data.Passages, device: torch.device | str = "cpu"
-) -> Trajectory:
-    """AdamW with clipped gradients, recorded."""
-    x, y = passages.x.to(device), passages.y.to(device)
+) -> tuple[nn.Module, torch.optim.AdamW]:
+    """The network and its optimizer."""
     net = models.gpt(
         len(passages.words),
         config.length,
@@ -92,7 +91,15 @@ def train(
         blocks=config.blocks,
         seed=config.seed,
     ).to(device)
-    adamw = torch.optim.AdamW(net.parameters(), lr=config.rate, weight_decay=config.decay)
+    return net, torch.optim.AdamW(net.parameters(), lr=config.rate, weight_decay=config.decay)
+
+
+def train(
+    config: Config, passages: data.Passages, device: torch.device | str = "cpu"
+) -> Trajectory:
+    """AdamW with clipped gradients, recorded."""
+    x, y = passages.x.to(device), passages.y.to(device)
+    net, adamw = build(config, passages, device)
     schedule = LambdaLR(adamw, lambda step: pace(config, step))
     recorded = Trajectory(net, next_word, adamw, (x, y), scheduler=schedule, clip_norm=1.0)
     for batch in batches(len(x), size=config.size, steps=config.steps, seed=config.seed):

@@ -97,4 +97,21 @@ INFLUENCE_CLAIMS = (
         ),
         "accounts",
     ),
+    Claim(
+        "C26",
+        "a derivative forecasts where training is calm",
+        "beyond the paper",
+        "Trained without a twentieth of its passages, a small language model answers as the sum "
+        "of influences says if its learning rate is small, and not if it is large.",
+        "accounts",
+        (
+            Criterion("small rate: score of influence less contributions", 0.0),
+            Criterion("score of influence, small rate less large rate", 0.0),
+            Criterion("small rate: score of influence"),
+            Criterion("small rate: score of contributions"),
+            Criterion("large rate: score of influence"),
+            Criterion("small rate: score of shared words"),
+        ),
+        "passages",
+    ),
 )
