@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 # pytest's importlib mode leaves sys.path alone, so the plumbing beside these tests is named here.
@@ -40,11 +42,21 @@ def axe() -> Path:
 
 @pytest.fixture(scope="session")
 def site() -> Path:
-    """The folder of the real book, built by the same command as `make book`."""
-    command = [sys.executable, str(ROOT / "tools" / "build_book.py")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, f"the book was not built\n{done.stdout}\n{done.stderr}"
-    return ROOT / "_build" / "html"
+    """The folder of the real book, built by the same command as `make book`.
+
+    Once for all processes of a run: a build takes the old site away, which others may be reading.
+    """
+    output, run = ROOT / "_build", os.environ.get("PYTEST_XDIST_TESTRUNUID", "alone")
+    output.mkdir(exist_ok=True)
+    stamp = output / "site-tests.run"
+    with FileLock(output / "site-tests.lock"):
+        built = run != "alone" and stamp.exists() and stamp.read_text(encoding="utf8") == run
+        if not built:
+            command = [sys.executable, str(ROOT / "tools" / "build_book.py")]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            assert done.returncode == 0, f"the book was not built\n{done.stdout}\n{done.stderr}"
+            stamp.write_text(run, encoding="utf8")
+    return output / "html"
 
 
 @pytest.fixture(scope="session")
