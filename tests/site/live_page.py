@@ -50,6 +50,12 @@ def caption(page: Page) -> str:
     return page.locator(".pk-caption").first.text_content()
 
 
+def says_something_else(page: Page, before: str) -> None:
+    """Wait until the caption is another: the page draws when it comes to it."""
+    script = "before => document.querySelector('.pk-caption').textContent !== before"
+    page.wait_for_function(script, arg=before)
+
+
 def numbers(text: str) -> list[float]:
     return [float(n.replace("\N{MINUS SIGN}", "-")) for n in re.findall(NUMBER, text)]
 

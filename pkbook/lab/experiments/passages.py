@@ -48,12 +48,12 @@ class Config(Settings):
     size: int = whole(8)
     rates: tuple[float, ...] = several((0.001, 0.01))
     """Learning rates, rising to that of the chapter on language."""
-    queries: int = whole(6, multiple=2)
+    queries: int = whole(4, multiple=2)
     prompt: int = whole(6)
     """Tokens of a prompt."""
     left_out: tuple[float, ...] = several((0.05,))
     """Shares of the passages that trainings are made without."""
-    trainings: int = whole(16, least=8)
+    trainings: int = whole(12, least=8)
     """For each share."""
     seeds: tuple[int, ...] = several((0,))
 
