@@ -241,13 +241,14 @@ def one_run(
     passages, begun = reading.passages(), time.process_time()
     run = language.train(reading, passages, device)
     out = {"seconds, training": torch.tensor(time.process_time() - begun)}
-    asked = tuple(t.to(device) for t in prompts(passages, config.queries, config.prompt))
+    rows, last, words = prompts(passages, config.queries, config.prompt)
+    asked = rows.to(device), last.to(device), words.to(device)
     study = Study(run, passages, asked, reading)
     for name, account in ACCOUNTS.items():
         begun = time.process_time()
         out[f"scores, {name}"] = account(study).detach().double().cpu()
         out[f"seconds, {name}"] = torch.tensor(time.process_time() - begun)
-    again = (retrained(run, rows, divisor="rest") for rows in weights(config))
+    again = (retrained(run, kept, divisor="rest") for kept in weights(config))
     given = [answers(models, asked, log_odds)[..., 0].double().cpu() for models in again]
     return out | {"answers": torch.stack(given)}
 
