@@ -174,7 +174,7 @@ def test_panels_tile_the_figure_and_show_one_drawing():
 
 def test_a_cut_lies_where_nothing_stands():
     fig = side_by_side()
-    (cut,) = tracing.trace(fig).cuts
+    (cut,) = tracing.trace(fig, apart=True).cuts
     fig.draw_without_rendering()
     left, right = (ax.get_tightbbox() for ax in fig.axes)
     assert left.x1 * 72 / fig.dpi < cut < right.x0 * 72 / fig.dpi
@@ -193,7 +193,7 @@ def with_bar(fig):
 def test_a_legend_over_both_panels_holds_them_and_a_colour_bar_stays_with_its_own(add, cuts):
     fig = side_by_side()
     add(fig)
-    assert len(tracing.trace(fig).cuts) == cuts
+    assert len(tracing.trace(fig, apart=True).cuts) == cuts
 
 
 @pytest.mark.parametrize(("colours", "smaller"), [(200, True), (2000, False)])

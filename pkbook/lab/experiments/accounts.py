@@ -10,17 +10,14 @@ and it is asked which number finds them.
 
 import json
 import time
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pkbook.basics.files import read_checked, write_checked
-from pkbook.evaluation import answers, linear_datamodeling_score, mislabelled, subsets
+from pkbook.evaluation import answers, linear_datamodeling_score, mislabelled
 from pkbook.interpolation.influence import influence
 from pkbook.interpolation.interpolate import interpolate
 from pkbook.interpolation.self_influence import self_influence
@@ -34,6 +31,7 @@ from pkbook.lab.experiments.machinery.settings import (
     several,
     whole,
 )
+from pkbook.lab.experiments.parts.judged_trainings import for_all_seeds, left_out_rows
 from pkbook.lab.experiments.parts.other_accounts import OTHERS
 from pkbook.lab.experiments.parts.small_digits import OPTIMIZERS, Training, accuracy, digits
 from pkbook.lab.experiments.parts.study import Study
@@ -236,10 +234,7 @@ def one_run(
 
 def weights(config: Config) -> Tensor:
     """Which digits each training is made with, the same for all seeds: ``[L, R, N]``."""
-    return torch.stack([
-        subsets(config.samples, config.trainings, fraction=1 - share, seed=k)
-        for k, share in enumerate(config.left_out)
-    ])  # fmt: skip
+    return left_out_rows(config.samples, config.trainings, config.left_out)
 
 
 def run(
@@ -251,18 +246,13 @@ def run(
 ) -> Result:
     """Train, take apart, and train again; finished trainings are kept in ``folder``."""
     pairs = [(name, seed) for seed in config.seeds for name in config.optimizers]
-    found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in config.optimizers}
-    for name, seed in tqdm(pairs, disable=not progress, desc="trainings taken apart"):
-        stem = f"{name}-seed{seed}-{zlib.crc32(repr(replace(config, seeds=(0,))).encode()):08x}"
-        kept = [] if folder is None else sorted(folder.glob(f"{stem}-*.safetensors"))
-        found[name].append(read_checked(kept[0]) if kept else one_run(config, name, seed, device))
-        if folder is not None and not kept:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_checked(folder, stem, found[name][-1])
-    every = {
-        name: {key: torch.stack([one[key] for one in each]) for key in each[0]}
-        for name, each in found.items()
-    }
+    every = for_all_seeds(
+        pairs,
+        lambda name, seed: one_run(config, name, seed, device),
+        repr(replace(config, seeds=(0,))),
+        folder,
+        progress,
+    )
     return Result(config, weights(config), every)
 
 

@@ -8,7 +8,6 @@ the next, which the network never saw together.
 
 import json
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from pkbook.basics.files import read_checked, write_checked
-from pkbook.evaluation import answers, linear_datamodeling_score, subsets
+from pkbook.evaluation import answers, linear_datamodeling_score
 from pkbook.interpolation.trajectory import Trajectory
 from pkbook.kernels.features import tangent_features
 from pkbook.lab import plots
@@ -29,6 +26,7 @@ from pkbook.lab.experiments import language
 from pkbook.lab.experiments.machinery.claims import by_seed
 from pkbook.lab.experiments.machinery.results import Numbers
 from pkbook.lab.experiments.machinery.settings import Settings, several, whole
+from pkbook.lab.experiments.parts.judged_trainings import for_all_seeds, left_out_rows
 from pkbook.lab.trained import Trained, trained
 from pkbook.problems import data
 from pkbook.runs.retraining import retrained
@@ -227,10 +225,7 @@ ACCOUNTS: dict[str, Callable[[Study], Tensor]] = {
 
 def weights(config: Config) -> Tensor:
     """Which passages each training is made with, the same for all seeds: ``[L, R, N]``."""
-    return torch.stack([
-        subsets(config.passages, config.trainings, fraction=1 - share, seed=k)
-        for k, share in enumerate(config.left_out)
-    ])  # fmt: skip
+    return left_out_rows(config.passages, config.trainings, config.left_out)
 
 
 def one_run(
@@ -262,18 +257,13 @@ def run(
 ) -> Result:
     """Train, take apart, and train again; finished trainings are kept in ``folder``."""
     pairs = [(rate, seed) for rate in config.rates for seed in config.seeds]
-    found: dict[float, list[dict[str, Tensor]]] = {rate: [] for rate in config.rates}
-    for rate, seed in tqdm(pairs, disable=not progress, desc="trainings taken apart"):
-        stem = f"{rate:g}-seed{seed}-{zlib.crc32(repr(replace(config, seeds=(0,))).encode()):08x}"
-        kept = [] if folder is None else sorted(folder.glob(f"{stem}-*.safetensors"))
-        found[rate].append(read_checked(kept[0]) if kept else one_run(config, rate, seed, device))
-        if folder is not None and not kept:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_checked(folder, stem, found[rate][-1])
-    every = {
-        rate: {key: torch.stack([one[key] for one in each]) for key in each[0]}
-        for rate, each in found.items()
-    }
+    every = for_all_seeds(
+        pairs,
+        lambda rate, seed: one_run(config, rate, seed, device),
+        repr(replace(config, seeds=(0,))),
+        folder,
+        progress,
+    )
     return Result(config, weights(config), every)
 
 

@@ -53,7 +53,7 @@ def svg(fig: Figure, alt: str) -> str:
     '<svg class="pk-figure" viewBox="0 0 324 244.8" role="img" ar'
     """
     checked_alt(alt)
-    drawing = trace(checked_figure(fig))
+    drawing = trace(checked_figure(fig), apart=True)
     names = id_names(drawing.definitions, drawing.body, alt)
     if drawing.falls_apart:
         return drawing.in_panels(alt, names)

@@ -57,7 +57,7 @@ class Drawing:
     @property
     def falls_apart(self) -> bool:
         """Whether a phone is too narrow for the whole, and not for any of its panels."""
-        widest = max((right - left for left, right in self._panels()), default=self.width)
+        widest = max(right - left for left, right in self._panels())
         share = widest / self.width
         return self.least_pixels > PHONE_PIXELS >= share * self.least_pixels
 
@@ -132,8 +132,11 @@ def write_definitions(definitions: Mapping[str, str], names: Mapping[str, str]) 
     return f"<defs>{_named(''.join(definitions.values()), names)}</defs>" if definitions else ""
 
 
-def trace(fig: Figure) -> Drawing:
-    """Draw the figure and take it apart; the figure itself stays as it was."""
+def trace(fig: Figure, *, apart: bool = False) -> Drawing:
+    """Draw the figure and take it out of its document; the figure itself stays as it was.
+
+    With ``apart`` also find where its panels may be parted, which costs a look at every text.
+    """
     buffer = io.BytesIO()
     with (
         style(),
@@ -149,7 +152,7 @@ def trace(fig: Figure) -> Drawing:
             transparent=True,
             metadata={"Date": None},
         )
-        cuts = _cuts(fig)
+        cuts = _cuts(fig) if apart else ()
     root = ET.fromstring(buffer.getvalue())
     for node in root.iter():
         _rewrite(node)
