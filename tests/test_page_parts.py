@@ -83,6 +83,11 @@ def test_times_stand_below_the_title_of_the_article() -> None:
     played = page_figures.with_captions(PAGE.format(NUMBER, SVG + BOOK))
     text = page_facts.with_times(played, "book/momentum", facts)
     assert '<a href="#figure-8-2">play with the explorer</a>' in text
+    live = f'<div class="pk-live" data-explorer="memory"><div class="pk-still">{SVG}</div></div>'
+    played = page_figures.with_captions(PAGE.format(NUMBER, SVG + live + BOOK))
+    text = page_facts.with_times(played, "book/momentum", facts)
+    assert '<a href="#explorer">play with the explorer</a>' in text
+    assert text.count('<div id="explorer" class="pk-live"') == 1
     text = page_facts.with_times(PAGE.format("", ""), "book/notation", facts)
     assert "1 min to read</p>" in text
 

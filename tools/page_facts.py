@@ -11,7 +11,11 @@ WORDS_A_MINUTE = 180  # of a text that is worked through
 FORMULA_WORDS, FIGURE_WORDS, CODE_LINE_WORDS = 6, 40, 6  # as long as so many words
 ARTICLE = re.compile(r'<article class="bd-article">(.*?)</article>', re.DOTALL)
 TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
-EXPLORER = re.compile(r'<figure class="pk-numbered" id="([^"]*)"><div class="pk-flipbook"')
+EXPLORER = re.compile(
+    r'<figure class="pk-numbered" id="(?P<figure>[^"]*)"><div class="pk-flipbook"'
+    r'|<div (?P<live>class="pk-live")'
+)
+PLAY = "explorer"  # the anchor of one that computes in the page; it takes its picture's place
 LONGEST = 190  # characters of a description
 
 
@@ -48,7 +52,10 @@ def with_times(text: str, page: str, facts: Facts) -> str:
     if seconds is not None:
         told.append(f"{seconds:.0f} s to run" if seconds < 90 else f"{seconds / 60:.0f} min to run")
     if explorer := EXPLORER.search(text):
-        told.append(f'<a href="#{explorer[1]}">play with the explorer</a>')
+        if explorer["live"]:
+            at = explorer.start("live")
+            text = f'{text[:at]}id="{PLAY}" {text[at:]}'
+        told.append(f'<a href="#{explorer["figure"] or PLAY}">play with the explorer</a>')
     line = f'<p class="pk-times">{" · ".join(told)}</p>'
     place = text.index("</h1>", article.start()) + len("</h1>")  # a copy of it heads printed pages
     return f"{text[:place]}\n{line}{text[place:]}"
