@@ -12,6 +12,7 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from pkbook.lab.plots import vector
 from pkbook.lab.plots.house import style
 from pkbook.lab.plots.tracing import id_names, in_scroller, trace
 
@@ -30,7 +31,8 @@ def show(fig: Figure, alt: str) -> None:
     checked_alt(alt)
     checked_figure(fig)
     if get_ipython() is not None:
-        data = {"text/html": svg(fig, alt), "image/png": png(fig), "text/plain": alt}
+        with style(), vector.laid_out(fig):  # once for both
+            data = {"text/html": svg(fig, alt), "image/png": png(fig), "text/plain": alt}
         display(data, raw=True)
     close(fig)
 
