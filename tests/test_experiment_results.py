@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,9 @@ def test_every_module_that_a_row_names_can_be_run_alone():
         experiment = import_module(f"pkbook.lab.experiments.{module}")
         assert callable(command._drawings(module).figures)
         assert all(callable(getattr(experiment, name)) for name in ("Config", "run", "findings"))
+        for name in ("findings", "table"):  # the command calls them with the result alone
+            if hasattr(experiment, name):
+                assert len(signature(getattr(experiment, name)).parameters) == 1, (module, name)
 
 
 def tiny(monkeypatch):

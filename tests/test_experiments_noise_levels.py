@@ -25,7 +25,7 @@ def tiny():
 
 def by_hand(seed):
     """Riemann sum of the formula with naive autograd, halfway points for the query's gradient."""
-    recorded, data = nl.train(TINY, nl.table(TINY, 20, "sinusoidal", 1.0, seed), seed)
+    recorded, data = nl.train(TINY, nl.embedded(TINY, 20, "sinusoidal", 1.0, seed), seed)
     model = recorded.model_at(0)
     parameters = list(model.parameters())
     z, level = nl.queries(TINY, 20, seed)
@@ -71,7 +71,7 @@ def test_shares_counted_again(tiny):
 
 @pytest.mark.parametrize(("levels", "embedding"), [(20, "sinusoidal"), (10, "rough")])
 def test_a_study_is_the_packages_interpolation_of_the_recorded_run(tiny, levels, embedding):
-    recorded, data = nl.train(TINY, nl.table(TINY, levels, embedding, 1.0, 1), 1)
+    recorded, data = nl.train(TINY, nl.embedded(TINY, levels, embedding, 1.0, 1), 1)
     z, level = nl.queries(TINY, levels, 1)
     told = recorded.interpolate(torch.cat(list(z.values())), nodes=2, tolerance=None)
     study = tiny.of(embedding, levels=levels)[1]
@@ -188,7 +188,7 @@ def test_what_was_not_run_is_named(tiny):
     with pytest.raises(ValueError, match=r"nothing was run with levels=20.*frequency=7"):
         tiny.of("sinusoidal", frequency=7.0)
     with pytest.raises(ValueError, match="embedding must be one of"):
-        nl.table(TINY, 20, "sine", 1.0, 0)
+        nl.embedded(TINY, 20, "sine", 1.0, 0)
 
 
 def test_presets_can_be_made():

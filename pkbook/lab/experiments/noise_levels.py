@@ -163,7 +163,7 @@ def points(n: int, generator: torch.Generator) -> Tensor:
     return gen.ring_of_gaussians(8, scale=0.1).sample(n, generator=generator) * 2**0.5
 
 
-def table(config: Config, levels: int, embedding: str, frequency: float, seed: int) -> Tensor:
+def embedded(config: Config, levels: int, embedding: str, frequency: float, seed: int) -> Tensor:
     """An embedding by its name, ``[T, width]``."""
     require_choice(embedding, "embedding", EMBEDDINGS)
     if embedding == "sinusoidal":
@@ -213,7 +213,7 @@ def studies(
     ``cases`` are (embedding, frequency, seed); ``scales`` multiply the embeddings, if given.
     """
     scales = [1.0] * len(cases) if scales is None else scales
-    tables = [s * table(config, levels, *case) for s, case in zip(scales, cases, strict=True)]
+    tables = [s * embedded(config, levels, *case) for s, case in zip(scales, cases, strict=True)]
     seeds = [seed for *_, seed in cases]
     data = [noised_points(config, levels, seed) for seed in seeds]
     places = [queries(config, levels, seed) for seed in seeds]
