@@ -180,8 +180,8 @@ def test_the_command_lists_and_refuses(capsys):
     assert "T4   stochastic theorem, momentum" in capsys.readouterr().out
     assert command.main(["E99"]) == 2
     assert "must be one of" in capsys.readouterr().err
-    assert command.main(["T4"]) == 2
-    assert "open book/momentum.ipynb" in capsys.readouterr().err
+    assert command.main(["T2"]) == 2
+    assert "open book/weak_approximation.ipynb" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert command.main(["E2", "--device", "cuda"]) == 2
         assert "--device cuda cannot be used" in capsys.readouterr().err

@@ -220,6 +220,7 @@ CLAIMS: dict[str, Claim] = {
             "The remainder of the formula falls like the learning rate.",
             "stochastic_sgd",
             (Criterion("order of the remainder", 0.85),),
+            "stochastic_formulas",
         ),
         Claim(
             "T4",
@@ -228,6 +229,7 @@ CLAIMS: dict[str, Claim] = {
             "The remainder of the formula falls like the learning rate.",
             "momentum",
             (Criterion("order of the remainder", 0.85),),
+            "stochastic_formulas",
         ),
         Claim(
             "T5",
@@ -236,6 +238,7 @@ CLAIMS: dict[str, Claim] = {
             "The remainder of the formula falls like the learning rate.",
             "rmsprop",
             (Criterion("order of the remainder", 0.85),),
+            "stochastic_formulas",
         ),
         Claim(
             "T6",
@@ -244,6 +247,7 @@ CLAIMS: dict[str, Claim] = {
             "The remainder falls with the learning rate, but more slowly than in proportion.",
             "adam",
             (Criterion("order of the remainder", 0.5, 0.9),),
+            "stochastic_formulas",
         ),
         Claim(
             "T12",
