@@ -1,6 +1,7 @@
 """Claims, findings and their verdicts; the command line that makes them."""
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from pkbook.__main__ import main as pkbook_main
+from pkbook.diffusion_limit.weak import Slope
 from pkbook.lab.experiments import one_dimensional
 from pkbook.lab.experiments.machinery import claims, command, results
 from pkbook.lab.experiments.machinery.results import (
@@ -98,6 +100,16 @@ def test_findings_survive_json(tmp_path):
     assert results.from_json(told, CLAIM) == found
     with pytest.raises(ValueError, match="X2"):
         results.from_json(told, replace(CLAIM, id="X2"))
+
+
+def test_a_finding_without_a_number_survives_json_too():
+    none = Slope(math.nan, math.nan, math.nan)
+    lost = Finding(CLAIM, {"paper": numbers(0.5, 0.05) | {"gap": results.fitted(none)}})
+    told = json.loads(json.dumps(lost.to_json(), allow_nan=False))
+    again = results.from_json(told, CLAIM)
+    assert math.isnan(again.settings["paper"]["gap"].mean)
+    assert again.verdict == lost.verdict == "not reproduced"
+    assert "gap: nan; at most 0.1; ✗ does not hold" in results.as_text(again)
 
 
 def test_findings_show_themselves_with_escaped_words():

@@ -9,6 +9,8 @@ The discrete run and the diffusion are driven by the same normals, and each path
 exactly zero.  What the control explains is taken off.
 """
 
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,13 +29,18 @@ AGAINST = ("theorem", "diffusion")
 
 @dataclass(frozen=True)
 class Slope:
-    r"""The order fitted to errors at several learning rates, with its interval."""
+    r"""The order fitted to errors at several learning rates, with its interval.
+
+    All three are NaN where an error was not told from zero.
+    """
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "unknown (an error is not told from zero)"
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
@@ -65,19 +72,26 @@ class WeakError:
     def slope(self, query: int = 0) -> Slope:
         r"""Least squares of :math:`\log|e|` against :math:`\log\eta`, weighted by precision.
 
-        ``ValueError`` where an error's interval contains zero: its logarithm means nothing then.
+        NaN, with a ``RuntimeWarning``, where an error's interval contains zero: its logarithm means
+        nothing then.
         """
         e, s = self.error[:, query].numpy(), self.spread[:, query].numpy()
         low, high = (bound[:, query] for bound in self.interval)
         lost = ((low < 0) & (high > 0)).nonzero().flatten().tolist()
         if lost:
-            raise ValueError(
+            return untold(
                 f"the error at learning rate {self.rates[lost[0]]:g} is not told from zero "
                 f"({e[lost[0]]:.2g} with standard error {s[lost[0]]:.2g}); take more paths or "
                 "larger learning rates"
             )
         freedom = len(e) * (self.replicas.shape[1] - 1)
         return fit_slope(self.rates.numpy(), e, s, freedom, self.confidence)
+
+
+def untold(why: str) -> Slope:
+    """No order, and a warning that says why."""
+    warnings.warn(why, RuntimeWarning, stacklevel=3)
+    return Slope(math.nan, math.nan, math.nan)
 
 
 def fit_slope(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pkbook import diffusion_limit as dl
-from pkbook.diffusion_limit.weak import fit_slope
+from pkbook.diffusion_limit.weak import fit_slope, untold
 from pkbook.lab import plots
 from pkbook.lab.experiments.machinery.results import Numbers, fitted
 from pkbook.lab.experiments.machinery.settings import Settings, numbers, positive, whole
@@ -126,10 +126,10 @@ class Result:
         return torch.tensor(sizes), torch.tensor(errors)
 
     def slope(self, way: str) -> dl.Slope:
-        """The remainder's order; ValueError where its size is not told from zero."""
+        """The remainder's order; NaN and a warning where its size is not told from zero."""
         sizes, errors = self.sizes(way)
         if not bool((sizes > 2 * errors).all()):
-            raise ValueError(
+            return untold(
                 f"{way}: the remainder is not told from zero, got sizes {sizes.tolist()} with "
                 f"errors {errors.tolist()}; take more paths or larger rates"
             )

@@ -106,7 +106,7 @@ class Measured:
         require_choice(self.spread, "spread", tuple(SPREADS))
 
     def __str__(self) -> str:
-        if self.low == self.high:
+        if self.low == self.high or math.isnan(self.mean):
             return short(self.mean)
         return f"{short(self.mean)} ({short(self.low)} to {short(self.high)})"
 
@@ -129,8 +129,8 @@ def over_seeds(values: Iterable[SupportsFloat]) -> Measured:
 
 
 def with_interval(value: float, low: float, high: float, count: int) -> Measured:
-    """A fitted number with its 95 % interval, from `count` replicas or seeds."""
-    if not low <= value <= high:
+    """A fitted number with its 95 % interval, from `count` replicas or seeds; NaN for none."""
+    if not low <= value <= high and not math.isnan(value):
         raise ValueError(f"value must lie in its interval, got {value:g} for {low:g} to {high:g}")
     return Measured(float(value), float(low), float(high), count, "interval")
 
@@ -253,7 +253,7 @@ class Finding:
     def to_json(self) -> dict:
         """Plain data, read back by `from_json`."""
         settings = {
-            setting: {name: asdict(number) for name, number in numbers.items()}
+            setting: {name: _plain(asdict(number)) for name, number in numbers.items()}
             for setting, numbers in self.settings.items()
         }
         return {
@@ -273,12 +273,21 @@ class Finding:
         return {MIME: self.to_json(), "text/html": as_html(self), "text/plain": as_text(self)}
 
 
+def _plain(number: Mapping) -> dict:
+    """JSON has no NaN; null stands for it."""
+    return {k: None if v != v else v for k, v in number.items()}
+
+
+def _numbers(told: Mapping) -> dict:
+    return {k: math.nan if v is None else v for k, v in told.items()}
+
+
 def from_json(told: Mapping, claim: Claim) -> Finding:
     """A finding from its JSON; ValueError if it answers another claim or other criteria."""
     if told["id"] != claim.id:
         raise ValueError(f"expected a finding of {claim.id}, came one of {told['id']}")
     settings = {
-        setting: {name: Measured(**number) for name, number in numbers.items()}
+        setting: {name: Measured(**_numbers(number)) for name, number in numbers.items()}
         for setting, numbers in told["settings"].items()
     }
     return Finding(claim, settings, told["preset"], told["seconds"], told.get("made_by", ""))
