@@ -249,7 +249,7 @@ def test_halving_stops_where_it_gains_nothing_and_the_warning_says_so():
     model = odd.built(odd.HalfInside).float()
     with pytest.warns(UserWarning, match="halving the steps gains nothing.*bfloat16"):
         told = contributions(model, X.float(), Y.float(), Q.float(), steps=3)
-    assert told.pieces.max() <= 8
+    assert told.pieces.max() <= 9  # the first number of pieces from TRIED on
     assert told.doubt == "precision"
 
 

@@ -140,7 +140,7 @@ def _add_options(add: Callable) -> None:
     shown = "(default %(default)s)"
     add("--rule", choices=RULES, default=DEFAULT.rule, help=shown)
     add("--nodes", type=positive_number, default=DEFAULT.nodes, help=f"quadrature nodes {shown}")
-    closing = f"of the change of a query; none: never bisect {shown}"
+    closing = f"of the change of a query; none: never split {shown}"
     add("--tolerance", type=_tolerance, default=DEFAULT.tolerance, help=closing)
     pieces = f"of a step {shown}"
     add("--most-pieces", type=positive_number, default=DEFAULT.most_pieces, help=pieces)

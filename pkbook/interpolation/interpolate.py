@@ -68,13 +68,14 @@ def interpolate(
         ``"riemann"`` takes it at the left end, the plain sum of Theorem 2.2, error
         :math:`O(\eta)`.
     tolerance
-        with ``"gauss"``, a step whose own residual is too large is bisected, until three
-        times the root sum of squares of all residuals is at most ``tolerance`` times the change of
-        that query, or until it has ``most_pieces`` pieces in that step.  Residuals at kinks have
-        random signs, so their sum then stays below ``tolerance`` (three standard deviations); what
-        it really is stands in ``remainder`` and ``completeness``; a query that stays above it is
-        named in a warning and in ``reached``.  ``None``: never bisect, and measure no residual by
-        step, which saves a forward pass of the queries each.
+        with ``"gauss"``, a step whose own residual is too large is split, into halves where the
+        integrand is smooth and around its nodes where it has kinks, until three times the root sum
+        of squares of all residuals is at most ``tolerance`` times the change of that query, or
+        until that query has no room for more within ``most_pieces`` pieces in that step.
+        Residuals at kinks have random signs, so their sum then stays below ``tolerance`` (three
+        standard deviations); what it really is stands in ``remainder`` and ``completeness``; a
+        query that stays above it is named in a warning and in ``reached``.  ``None``: never split,
+        and measure no residual by step, which saves a forward pass of the queries each.
     by_parameter
         also give the contributions by parameter tensor, ``by_parameter`` of the result.
     entries

@@ -7,7 +7,7 @@ For a step from :math:`\theta` to :math:`\theta+\Delta`,
 
 A Gauss-Legendre rule computes the integral; the identity on the right gives, for the price of two
 forward passes, the exact error of that rule.  Where the network has kinks (ReLU, max pooling) the
-integrand jumps, and the interval is halved until the error is small enough.
+integrand jumps, and the interval is split until the error is small enough.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,9 @@ from pkbook.kernels.inputs import evaluate
 from pkbook.kernels.plan import Plan
 from pkbook.kernels.side import Side
 
-TRIED = 8  # pieces after which it is asked whether halving helps
+TRIED = 8  # pieces after which it is asked whether splitting helps
+SMOOTH = 0.1  # a rule's residual over that of one of its nodes; for a jump the mean is about 0.4
+THIRDS = 3  # into as many a part is split, the middle one around its node
 KEPT = 4  # gradients of a step kept as factors; more of them are summed as soon as they are known
 HELD = 2**28  # bytes of gradients kept for the pieces of a step; those beyond are computed again
 
@@ -75,7 +77,7 @@ class Average:
     float64; None where it was not asked for."""
     pieces: int
     noise: Tensor | None = None
-    """Where halving gained nothing: the residual of one piece, ``[m, C]``, elsewhere zero."""
+    """Where splitting gained nothing: the residual of one piece, ``[m, C]``, elsewhere zero."""
 
 
 class Segment:
@@ -144,22 +146,26 @@ def _whole(segment: Segment, points, ends: tuple[Tensor, Tensor] | None) -> Aver
 def refined(
     segment: Segment, nodes: int, ends: tuple[Tensor, Tensor], allowed: Tensor, most: int
 ) -> Average:
-    r"""Gauss-Legendre rules on sub-intervals, for each query as many as its residual asks for.
+    r"""A Gauss-Legendre rule, and on sub-intervals for each query what its residual asks for.
 
-    Halves a query's sub-interval with the largest residual until, for each of its outputs, both the
+    Splits a query's sub-intervals with large residuals until, for each of its outputs, both the
     sum of its residuals :math:`r_p` and their root sum of squares are at most ``allowed``
-    ``[m, C]``, or it has ``most`` pieces.  (The sum alone could be small by luck; at kinks the
-    signs are those of a coin, so the sum of absolute values would ask for far too much.)  What
-    remains is returned.
+    ``[m, C]``, or it has no room for more pieces within ``most``.  (The sum alone could be small by
+    luck; at kinks the signs are those of a coin, so the sum of absolute values would ask for far
+    too much.)  What remains is returned.
+
+    Where the integrand is smooth an interval is halved, with a rule of its own on each half.  Where
+    it jumps, the rule's nodes each get the part of the interval that their weights stand for, and
+    a part is split in three around its node: nothing that was computed is thrown away.
 
     A kink's residual shrinks with its piece.  What does not shrink is the computation's own
     rounding: where a model works with less precision than its parameters have (bfloat16 inside,
-    say), a query whose residuals are still half as large at ``TRIED`` pieces is halved no more.
+    say), a query whose residuals are still half as large at ``TRIED`` pieces is split no more.
     """
     rounding = 8 * torch.finfo(ends[0].dtype).eps * ends[0].abs().double()
     allowed = torch.maximum(allowed, rounding)
     everybody = torch.arange(len(ends[0]), device=ends[0].device)
-    pieces = [_Piece(segment, nodes, (0.0, 1.0), everybody, ends)]
+    pieces: list[_Piece] = [_Rule(segment, nodes, (0.0, 1.0), everybody, ends)]
     count = torch.ones_like(everybody)
     peak, stalled = torch.zeros_like(allowed[:, 0]), torch.zeros_like(everybody, dtype=torch.bool)
     while True:
@@ -167,14 +173,17 @@ def refined(
         peak = torch.where(count < TRIED, torch.maximum(peak, state.level), peak)
         if segment.query.rough:
             stalled |= (count >= TRIED) & (state.level > peak / 2)
-        split = state.over & (count < most) & ~stalled
-        if not split.any():
+        open_, before = state.over & ~stalled, count.clone()
+        for piece, share in zip(list(pieces), state.shares, strict=True):
+            large = (share > before[piece.rows].rsqrt()) | (share == state.worst[piece.rows])
+            chosen = piece.alive & open_[piece.rows] & large
+            more = piece.parts - 1
+            chosen &= count[piece.rows] + more <= most
+            if chosen.any():
+                count[piece.rows[chosen]] += more[chosen]
+                pieces += piece.split(chosen)
+        if bool((count == before).all()):
             break
-        count += split
-        for piece in list(pieces):
-            rows = piece.rows[split[piece.rows] & (state.worst[piece.rows] == id(piece))]
-            if len(rows):
-                pieces += piece.halved(rows)
         _forget(pieces)
     if len(pieces) == 1:
         collected = _collected([pieces[0].sides], segment)
@@ -186,43 +195,149 @@ def refined(
 
 
 class _Piece:
-    """A sub-interval for some queries, its gradients and its residuals."""
+    """A sub-interval for some queries, the weighted gradients on it and what they leave out."""
 
-    def __init__(self, segment: Segment, nodes: int, interval, rows: Tensor, ends) -> None:
-        self.whole, self.nodes, self.rows, self.ends = segment, nodes, rows, ends
+    def __init__(self, whole: Segment, interval, rows: Tensor, ends, points) -> None:
+        self.whole, self.rows, self.ends, self.points = whole, rows, ends, points
         self.a, self.b = interval
         self.alive = torch.ones_like(rows, dtype=torch.bool)
-        self.segment = segment.only(rows)
-        width = self.b - self.a
-        points = tuple((self.a + width * t, w * width) for t, w in gauss_legendre(nodes))
-        self.points, sides = points, self.segment.gradients(points)
-        self.kept: list[tuple[float, Side]] | None = sides
-        self.residual = ends[1].double() - ends[0].double() - self.segment.moved(sides)
+        self.kept: list[tuple[float, Side]] | None = None
+        self.inside = torch.arange(len(rows), device=rows.device)
+        """Where the queries stand among the rows of what is kept."""
+
+    def keep(self) -> list[Tensor]:
+        """Compute the gradients; returns each node's slope along the step, ``[m, C]``."""
+        self.kept = self.segment.gradients(self.points)
+        zero = torch.zeros_like(self.ends[0], dtype=torch.float64)
+        return [zero + self.segment.moved([(1.0, side)]) for _, side in self.kept]
+
+    def measure(self, slopes: list[Tensor]) -> None:
+        """Note what the weighted slopes leave out of the change between the ends."""
+        self.slopes = slopes
+        told = sum(w * slope for (_, w), slope in zip(self.points, slopes, strict=True))
+        self.residual = self.ends[1].double() - self.ends[0].double() - told
+
+    @property
+    def segment(self) -> Segment:
+        return self.whole.only(self.rows)
 
     @property
     def sides(self) -> list[tuple[float, Side]]:
-        return self.segment.gradients(self.points) if self.kept is None else self.kept
+        """The weighted gradients, computed again where they were let go."""
+        if self.kept is not None:
+            return self.kept
+        self.inside = torch.arange(len(self.rows), device=self.rows.device)
+        return self.segment.gradients(self.points)
 
-    def halved(self, rows: Tensor) -> list["_Piece"]:
-        """Two pieces for some of the queries, which this one then no longer serves."""
-        chosen = torch.isin(self.rows, rows)
+    def values(self, rows: Tensor, places: list[float]) -> list[Tensor]:
+        """The outputs of some queries at places on the step."""
+        some = self.whole.only(rows)
+        return [some.value(place) for place in places]
+
+    @property
+    def parts(self) -> Tensor:
+        """Into how many pieces `split` splits, for each query."""
+        return torch.full_like(self.rows, THIRDS)
+
+    def split(self, chosen: Tensor) -> list["_Piece"]:
+        """Smaller pieces for the chosen queries, which this one then no longer serves."""
+        raise NotImplementedError
+
+
+class _Rule(_Piece):
+    """A sub-interval with a Gauss-Legendre rule of its own."""
+
+    def __init__(self, whole: Segment, nodes: int, interval, rows: Tensor, ends) -> None:
+        a, b = interval
+        points = tuple((a + (b - a) * t, w * (b - a)) for t, w in gauss_legendre(nodes))
+        super().__init__(whole, interval, rows, ends, points)
+        self.nodes = nodes
+        self.measure(self.keep())
+
+    @property
+    def smooth(self) -> Tensor:
+        """For which queries the rule is far better than one of its nodes: for no jump it is."""
+        middle = self.slopes[self.nodes // 2] * (self.b - self.a)
+        one = self.ends[1].double() - self.ends[0].double() - middle
+        return self.residual.square().sum(1) < SMOOTH**2 * one.square().sum(1)
+
+    @property
+    def parts(self) -> Tensor:
+        jumpy = self.nodes if self.nodes > 1 else THIRDS
+        return torch.where(self.smooth, 2, jumpy)
+
+    def split(self, chosen: Tensor) -> list[_Piece]:
+        smooth, found = chosen & self.smooth, []
+        if smooth.any():
+            found += self._halved(smooth)
+        jumpy = chosen & ~smooth
+        if jumpy.any():
+            found += self._parted(jumpy)
+        return found
+
+    def _halved(self, chosen: Tensor) -> list[_Piece]:
         self.alive &= ~chosen
-        left, right = (end[chosen] for end in self.ends)
-        middle = (self.a + self.b) / 2
-        f = self.whole.only(rows).value(middle)
+        rows, middle = self.rows[chosen], (self.a + self.b) / 2
+        start, end = (f[chosen] for f in self.ends)
+        (f,) = self.values(rows, [middle])
         return [
-            _Piece(self.whole, self.nodes, (self.a, middle), rows, (left, f)),
-            _Piece(self.whole, self.nodes, (middle, self.b), rows, (f, right)),
+            _Rule(self.whole, self.nodes, (self.a, middle), rows, (start, f)),
+            _Rule(self.whole, self.nodes, (middle, self.b), rows, (f, end)),
         ]
+
+    def _parted(self, chosen: Tensor) -> list[_Piece]:
+        self.alive &= ~chosen
+        cuts = [self.a]
+        for _, weight in self.points[:-1]:
+            cuts.append(cuts[-1] + weight)
+        cuts.append(self.b)
+        ends = [end[chosen] for end in self.ends]
+        f = [ends[0], *self.values(self.rows[chosen], cuts[1:-1]), ends[1]]
+        found = [_Part(self, k, cuts[k : k + 2], chosen, f[k : k + 2]) for k in range(self.nodes)]
+        return (
+            list(found)
+            if self.nodes > 1
+            else found[0].split(torch.ones_like(found[0].rows, dtype=torch.bool))
+        )
+
+
+class _Part(_Piece):
+    """A sub-interval with one node, taken over from a larger one or new."""
+
+    def __init__(self, of: _Piece, k: int | None, interval, chosen: Tensor, ends) -> None:
+        a, b = interval
+        place = (a + b) / 2 if k is None else of.points[k][0]
+        super().__init__(of.whole, interval, of.rows[chosen], ends, ((place, b - a),))
+        if k is None:
+            slopes = self.keep()
+        else:
+            if of.kept is not None:
+                self.kept, self.inside = [(b - a, of.kept[k][1])], of.inside[chosen]
+            slopes = [of.slopes[k][chosen]]
+        self.measure(slopes)
+
+    def split(self, chosen: Tensor) -> list[_Piece]:
+        place, third = self.points[0][0], (self.b - self.a) / 3
+        left = max(place - third / 2, (self.a + place) / 2)
+        right = min(place + third / 2, (place + self.b) / 2)
+        start, end = (f[chosen] for f in self.ends)
+        one, two = self.values(self.rows[chosen], [left, right])
+        found = [
+            _Part(self, None, (self.a, left), chosen, (start, one)),
+            _Part(self, 0, (left, right), chosen, (one, two)),
+            _Part(self, None, (right, self.b), chosen, (two, end)),
+        ]
+        self.alive &= ~chosen
+        return list(found)
 
 
 def _forget(pieces: list[_Piece]) -> None:
     """Let go of the gradients of as many pieces as do not fit in memory, the last ones first."""
-    delta = pieces[0].segment.delta.values()
-    each = sum(d.numel() * d.element_size() for d in delta) * pieces[0].nodes
+    delta = pieces[0].whole.delta.values()
+    each = sum(d.numel() * d.element_size() for d in delta)
     held = 0
     for piece in pieces:
-        held += each * len(piece.rows) * piece.residual.shape[1]
+        held += each * len(piece.points) * len(piece.rows) * piece.residual.shape[1]
         if held > HELD:
             piece.kept = None
 
@@ -240,14 +355,15 @@ class _State:
         self.level = (self.size / allowed).amax(1)
         open_ = torch.maximum(self.total.abs(), self.size) > allowed
         self.over = open_.any(1)
-        largest = torch.full_like(allowed[:, 0], -1.0)
-        self.worst = torch.zeros(len(allowed), dtype=torch.int64, device=allowed.device)
+        self.worst = torch.full_like(allowed[:, 0], -1.0)
+        self.shares: list[Tensor] = []
+        """Of each piece, its queries' residuals in units of what is allowed, the largest output's;
+        -1 where it serves no more."""
         for p in pieces:
-            rows = p.rows[p.alive]
-            share = (p.residual[p.alive].abs() / allowed[rows] * open_[rows]).amax(1)
-            better = share > largest[rows]
-            largest[rows[better]] = share[better]
-            self.worst[rows[better]] = id(p)
+            share = (p.residual.abs() / allowed[p.rows] * open_[p.rows]).amax(1)
+            share = torch.where(p.alive, share, -1.0)
+            self.shares.append(share)
+            self.worst.scatter_reduce_(0, p.rows, share, "amax")
 
 
 def _added(pieces: list[_Piece], m: int, segment: Segment) -> dict[str, Nodes]:
@@ -257,11 +373,12 @@ def _added(pieces: list[_Piece], m: int, segment: Segment) -> dict[str, Nodes]:
         if not p.alive.any():
             continue
         for weight, side in p.sides:
+            here = p.inside[p.alive]
             for name, factor in side.items():
                 rows = dense(factor).rows
                 if name not in totals:
                     totals[name] = rows.new_zeros(rows.shape[0], m, rows.shape[2])
-                totals[name].index_add_(1, p.rows[p.alive], rows[:, p.alive], alpha=weight)
+                totals[name].index_add_(1, p.rows[p.alive], rows[:, here], alpha=weight)
         p.kept = None
     found: dict[str, Nodes] = {name: [(1.0, Dense(total))] for name, total in totals.items()}
     return {name: found.get(name, []) for name in segment.start}

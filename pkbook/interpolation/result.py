@@ -49,7 +49,7 @@ class Interpolation(BySample):
     tolerance: float | None = None
     """What was asked of ``completeness``."""
     doubt: str = "rounding"
-    """What most likely keeps the sum from closing, where it does not: *precision* (halving the
+    """What most likely keeps the sum from closing, where it does not: *precision* (splitting the
     steps gained nothing), *scales* (an optimizer with per-entry scales), *rounding*."""
     by_token: Tensor | None = None
     """Contributions by token of each sample, ``[N, T, m, C]``, where they are asked for."""

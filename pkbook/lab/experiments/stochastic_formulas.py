@@ -105,7 +105,7 @@ class Config(Settings):
     replicas: int = whole(5, least=3)
     seed: int = whole(0, least=0)
 
-    FULL: ClassVar = {"rates": (0.2, 0.1, 0.05), "paths": 400, "replicas": 12}
+    FULL: ClassVar = {"rates": (0.2, 0.1, 0.05), "paths": 400, "replicas": 8}
 
 
 @dataclass(frozen=True)
