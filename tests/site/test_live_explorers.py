@@ -118,7 +118,8 @@ def moving_particles(page: Page) -> None:
     before = caption(page)
     page.keyboard.press("ArrowUp")
     page.wait_for_function(f"document.querySelector('.pk-caption').textContent !== {before!r}")
-    page.get_by_role("button", name="Step").click()
+    page.get_by_role("button", name="Step").focus()  # a caption that grows may move it away
+    page.keyboard.press("Enter")
     page.wait_for_function(
         "document.querySelector('.pk-caption').textContent.includes('level 5 of 20')"
     )
