@@ -235,10 +235,10 @@ def findings(result: Result) -> dict[str, dict[str, Numbers]]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Size of the remainder against learning rate."""
-    figure, ax = plots.figure()
+    figure, ax = plots.figure(height=4.2)
     for name, mark in zip(WAYS, "os^vD", strict=True):
         sizes, errors = result.sizes(name)
         ax.errorbar(result.rates(name), sizes, 2 * errors, fmt=f"{mark}-", label=name, capsize=3)
     ax.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel="size of remainder")
-    ax.legend()
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8.5, columnspacing=0.8)
     return {"remainders": figure}
