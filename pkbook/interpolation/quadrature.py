@@ -12,6 +12,7 @@ integrand jumps, and the interval is split until the error is small enough.
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -181,6 +182,7 @@ def refined(
             chosen &= count[piece.rows] + more <= most
             if chosen.any():
                 count[piece.rows[chosen]] += more[chosen]
+                piece.alive &= ~chosen
                 pieces += piece.split(chosen)
         if bool((count == before).all()):
             break
@@ -209,7 +211,7 @@ class _Piece:
         """Compute the gradients; returns each node's slope along the step, ``[m, C]``."""
         self.kept = self.segment.gradients(self.points)
         zero = torch.zeros_like(self.ends[0], dtype=torch.float64)
-        return [zero + self.segment.moved([(1.0, side)]) for _, side in self.kept]
+        return [zero + self.whole.moved([(1.0, side)]) for _, side in self.kept]
 
     def measure(self, slopes: list[Tensor]) -> None:
         """Note what the weighted slopes leave out of the change between the ends."""
@@ -240,7 +242,7 @@ class _Piece:
         return torch.full_like(self.rows, THIRDS)
 
     def split(self, chosen: Tensor) -> list["_Piece"]:
-        """Smaller pieces for the chosen queries, which this one then no longer serves."""
+        """Smaller pieces for the chosen queries."""
         raise NotImplementedError
 
 
@@ -253,13 +255,9 @@ class _Rule(_Piece):
         super().__init__(whole, interval, rows, ends, points)
         self.nodes = nodes
         self.measure(self.keep())
-
-    @property
-    def smooth(self) -> Tensor:
+        one = ends[1].double() - ends[0].double() - self.slopes[nodes // 2] * (b - a)
+        self.smooth = self.residual.square().sum(1) < SMOOTH**2 * one.square().sum(1)
         """For which queries the rule is far better than one of its nodes: for no jump it is."""
-        middle = self.slopes[self.nodes // 2] * (self.b - self.a)
-        one = self.ends[1].double() - self.ends[0].double() - middle
-        return self.residual.square().sum(1) < SMOOTH**2 * one.square().sum(1)
 
     @property
     def parts(self) -> Tensor:
@@ -276,7 +274,6 @@ class _Rule(_Piece):
         return found
 
     def _halved(self, chosen: Tensor) -> list[_Piece]:
-        self.alive &= ~chosen
         rows, middle = self.rows[chosen], (self.a + self.b) / 2
         start, end = (f[chosen] for f in self.ends)
         (f,) = self.values(rows, [middle])
@@ -286,19 +283,17 @@ class _Rule(_Piece):
         ]
 
     def _parted(self, chosen: Tensor) -> list[_Piece]:
-        self.alive &= ~chosen
         cuts = [self.a]
         for _, weight in self.points[:-1]:
             cuts.append(cuts[-1] + weight)
         cuts.append(self.b)
         ends = [end[chosen] for end in self.ends]
         f = [ends[0], *self.values(self.rows[chosen], cuts[1:-1]), ends[1]]
-        found = [_Part(self, k, cuts[k : k + 2], chosen, f[k : k + 2]) for k in range(self.nodes)]
-        return (
-            list(found)
-            if self.nodes > 1
-            else found[0].split(torch.ones_like(found[0].rows, dtype=torch.bool))
-        )
+        pairs = enumerate(zip(pairwise(cuts), pairwise(f), strict=True))
+        found: list[_Piece] = [_Part(self, k, cut, chosen, two) for k, (cut, two) in pairs]
+        if self.nodes == 1:  # its part is the whole
+            return found[0].split(torch.ones_like(found[0].alive))
+        return found
 
 
 class _Part(_Piece):
@@ -322,13 +317,11 @@ class _Part(_Piece):
         right = min(place + third / 2, (place + self.b) / 2)
         start, end = (f[chosen] for f in self.ends)
         one, two = self.values(self.rows[chosen], [left, right])
-        found = [
+        return [
             _Part(self, None, (self.a, left), chosen, (start, one)),
             _Part(self, 0, (left, right), chosen, (one, two)),
             _Part(self, None, (right, self.b), chosen, (two, end)),
         ]
-        self.alive &= ~chosen
-        return list(found)
 
 
 def _forget(pieces: list[_Piece]) -> None:

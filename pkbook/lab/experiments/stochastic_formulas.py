@@ -189,7 +189,9 @@ def run(
 ) -> Result:
     """Measure every optimizer's remainder; finished replicas are kept in ``folder``."""
     task, (x, _) = task_of(config, device), digits("test", config.asked)
-    todo = [(w, k, r) for w in WAYS for k in range(len(config.rates)) for r in _counted(config)]
+    todo = [
+        (w, k, r) for w in WAYS for k in range(len(config.rates)) for r in range(config.replicas)
+    ]
     found = []
     for way, k, replica in tqdm(todo, disable=not progress, desc="replicas"):
         name = f"{way.replace(' ', '-').replace(',', '')}-{k}-{replica}"
@@ -199,10 +201,6 @@ def run(
     size = len(WAYS), len(config.rates), config.replicas
     each = torch.stack(found).unflatten(0, size)
     return Result(config, dict(zip(WAYS, each, strict=True)))
-
-
-def _counted(config: Config) -> range:
-    return range(config.replicas)
 
 
 def _remainder(

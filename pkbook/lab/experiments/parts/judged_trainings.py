@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pkbook.basics.files import read_checked, write_checked
 from pkbook.evaluation import subsets
+from pkbook.lab.experiments.machinery.training import remembered
 
 Name = TypeVar("Name", str, float)
 """Of a training among those of one seed: its optimizer or its rate."""
@@ -37,11 +37,8 @@ def for_all_seeds(
     found: dict[Name, list[dict[str, Tensor]]] = {name: [] for name, _ in pairs}
     for name, seed in tqdm(pairs, disable=not progress, desc="trainings taken apart"):
         stem = f"{name}-seed{seed}-{zlib.crc32(settings.encode()):08x}"
-        kept = [] if folder is None else sorted(folder.glob(f"{stem}-*.safetensors"))
-        found[name].append(read_checked(kept[0]) if kept else make(name, seed))
-        if folder is not None and not kept:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_checked(folder, stem, found[name][-1])
+        path = None if folder is None else folder / stem
+        found[name].append(remembered(path, lambda a=(name, seed): make(*a)))
     return {
         name: {key: torch.stack([one[key] for one in each]) for key in each[0]}
         for name, each in found.items()
