@@ -1,10 +1,12 @@
-"""Tensors in dictionaries, tuples, lists and data classes, as data sets and models give them."""
+"""Tensors in dictionaries, tuples, lists, data classes and graphs, as data sets give them."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+
+from pkbook.basics import graphs
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -25,6 +27,8 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if _is_data(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **{n: mapped(v, change) for n, v in fields.items()})
+    if graphs.is_graph(value):
+        return graphs.changed(value, lambda entry: mapped(entry, change))
     return value
 
 
@@ -58,6 +62,10 @@ def leaves(value: Any) -> Iterator[Any]:
             yield from leaves(entry)
     elif isinstance(value, list | tuple) or _is_data(value):
         for entry in _inside(value):
+            yield from leaves(entry)
+    elif graphs.is_graph(value):
+        for key, entry in graphs.entries(value):
+            yield str(key)
             yield from leaves(entry)
     else:
         yield value
@@ -119,4 +127,6 @@ def outline(value: object) -> object:
         return [type(value).__name__, *inside]
     if _is_data(value):
         return [type(value).__name__, *map(outline, _inside(value))]
+    if graphs.is_graph(value):
+        return {str(key): outline(entry) for key, entry in graphs.entries(value)}
     return type(value).__name__

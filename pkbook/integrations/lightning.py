@@ -14,7 +14,6 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,14 @@ from torch.utils.data import DataLoader
 from pkbook.basics.checks import require_whole
 from pkbook.basics.extras import needs
 from pkbook.basics.nested import mapped
-from pkbook.integrations.numbered import Numbered, Numbering, require_all_seen, require_numbers
+from pkbook.integrations.numbered import (
+    Numbered,
+    Numbering,
+    begun,
+    first_step,
+    require_all_seen,
+    require_numbers,
+)
 from pkbook.interpolation.trajectory import Trajectory
 
 try:
@@ -61,6 +67,9 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
     ----------
     folder, every, check
         as for :class:`pkbook.Trajectory`.
+    resume
+        go on with the record in ``folder`` where ``trainer.fit(..., ckpt_path=...)`` goes on; the
+        steps after that checkpoint are dropped, as the Trainer makes them again.
 
     Raises
     ------
@@ -71,7 +80,8 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
         an ``IterableDataset``, several processes, other precisions than ``32-true``, ``64-true``
         and ``bf16-mixed``, and a clipping of one's own.
     ReplayError
-        at a step that cannot be made again, and at the end where steps were not seen.
+        at a step that cannot be made again, at the end where steps were not seen, and with
+        ``resume`` where the Trainer goes on from another state than that on record.
 
     Notes
     -----
@@ -89,17 +99,38 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
     """
 
     def __init__(
-        self, *, folder: str | Path | None = None, every: int = 50, check: bool = True
+        self,
+        *,
+        folder: str | Path | None = None,
+        every: int = 50,
+        check: bool = True,
+        resume: bool = False,
     ) -> None:
         with needs("pkbook.integrations.lightning", "lightning"):
             import lightning.pytorch  # noqa: F401
-        self.folder, self.check = folder, check
+        self.folder, self.check, self.resume = folder, check, resume
         self.every = require_whole(every, "every")
         self._run: Trajectory | None = None
         self._loader: Any = None
         self._numbers: Tensor | None = None
         self._began = 0
         self._watching = False
+
+    @classmethod
+    def open(
+        cls, trainer: Any, module: Any, loader: Any, folder: str | Path, *, read_only: bool = False
+    ) -> Trajectory:
+        """A training that a Recorder kept in ``folder``, to be taken apart later.
+
+        ``trainer``, ``module`` and ``loader`` are made as for the recorded training, and nothing is
+        trained; the module is brought to the end of the record.  Raises as
+        :meth:`pkbook.Trajectory.open`.
+        """
+        _require_plain(trainer, module)
+        module.trainer = trainer
+        optimizer = _one_optimizer(module.configure_optimizers())
+        parts, options = _parts(trainer, module, optimizer, _require_loader(loader))
+        return Trajectory.open(folder, *parts, read_only=read_only, **options)
 
     @property
     def run(self) -> Trajectory:
@@ -133,22 +164,10 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
                 f"configure_optimizers must give one optimizer, got {len(trainer.optimizers)}"
             )
         vars(trainer.fit_loop._data_source).pop("dataloader")
-        self._began, collate = trainer.global_step, self._loader.collate_fn
-        clip = trainer.gradient_clip_val or None
-        by_value = trainer.gradient_clip_algorithm == "value"  # an enumeration of strings
-        run = Trajectory(
-            pl_module,
-            _loss_of(pl_module, trainer),
-            trainer.optimizers[0],
-            self._loader.dataset,
-            collate=lambda samples: _situation([collate(samples), 0], {}, trainer),
-            folder=self.folder,
-            every=self.every,
-            clip_norm=None if by_value else clip,
-            clip_value=clip if by_value else None,
-            check=self.check,
-        )
-        run.problem = replace(run.problem, clipped="groups")
+        parts, options = _parts(trainer, pl_module, trainer.optimizers[0], self._loader)
+        options["check"] = self.check
+        run = begun(self, trainer.global_step, parts, options, "groups")
+        self._began = first_step(run, trainer.global_step)
         run.follow_loop(self.folder, passes=False, steps=False)
         self._run, self._watching = run, True
         self._attach(trainer, pl_module)
@@ -193,6 +212,7 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
         """End the record; ``ReplayError`` where steps of the training are not on it."""
         if self._watching:
             self._detach(pl_module)
+            self.run.end_loop()
             require_all_seen(
                 len(self.run),
                 trainer.global_step - self._began,
@@ -203,13 +223,34 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
         """End the record where the training broke off."""
         if self._watching:
             self._detach(pl_module)
+            self.run.end_loop(whole=False)
 
     def _detach(self, module: Any) -> None:
         for name in PATCHED:
             vars(module).pop(name, None)
         self._watching = False
-        self.run.watched_loop.end()
-        self.run.close()
+
+
+def _parts(
+    trainer: Any, module: Any, optimizer: Any, loader: DataLoader
+) -> tuple[tuple, dict[str, Any]]:
+    """What a run is made of, and its options."""
+
+    def collate(samples: list) -> dict[str, Any]:
+        return _situation([loader.collate_fn(samples), 0], {}, trainer)
+
+    clip = trainer.gradient_clip_val or None
+    by_value = trainer.gradient_clip_algorithm == "value"  # an enumeration of strings
+    clips = {"clip_norm": None if by_value else clip, "clip_value": clip if by_value else None}
+    parts = module, _loss_of(module, trainer), optimizer, loader.dataset
+    return parts, {"collate": collate, **clips}
+
+
+def _one_optimizer(configured: Any) -> Any:
+    """The optimizer in what ``configure_optimizers`` returned, beside schedules."""
+    if isinstance(configured, Mapping):
+        return configured["optimizer"]
+    return _one_optimizer(configured[0]) if isinstance(configured, list | tuple) else configured
 
 
 def _situation(args: list, named: dict, trainer: Any) -> dict[str, Any]:

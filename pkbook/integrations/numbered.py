@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from pkbook.interpolation.trajectory import Trajectory
+from pkbook.runs.problem import Clipped
+from pkbook.runs.resuming import resumed
 from pkbook.runs.snapshot import ReplayError
+from pkbook.runs.steps import parts_of
 
 
 def require_numbers(dataset: Any, what: str) -> Any:
@@ -52,6 +56,25 @@ class Numbering:
     def __call__(self, pairs: Sequence[tuple[int, Any]]) -> Any:
         numbers = torch.tensor([int(k) for k, _ in pairs])
         return self.put(self.collate([sample for _, sample in pairs]), numbers)
+
+
+def begun(recorder: Any, step: int, parts: tuple, options: dict, clipped: Clipped) -> Trajectory:
+    """The run of a recorder that begins now, or goes on in its folder at the trainer's ``step``."""
+    if recorder.resume:
+        return resumed(
+            Trajectory, lambda run: step - first_step(run, step), recorder.folder, *parts, **options
+        )
+    return Trajectory(
+        *parts, folder=recorder.folder, every=recorder.every, clipped=clipped, **options
+    )
+
+
+def first_step(run: Trajectory, step: int) -> int:
+    """The trainer's own number of the first step on record; ``step`` where there is none."""
+    if len(run) == 0:
+        return step
+    part = parts_of(run.store.steps[0])[0]
+    return run.problem.source.fetch(part.numbers, part.drawn_seed)[0]["step"]
 
 
 def require_all_seen(recorded: int, made: int, how: str) -> None:

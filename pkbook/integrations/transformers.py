@@ -12,7 +12,6 @@ is derived from settings: each call of ``compute_loss`` is recorded with its bat
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,14 @@ from torch import Tensor, nn
 from pkbook.basics.checks import require_whole
 from pkbook.basics.extras import needs
 from pkbook.basics.nested import mapped
-from pkbook.integrations.numbered import Numbered, Numbering, require_all_seen, require_numbers
+from pkbook.integrations.numbered import (
+    Numbered,
+    Numbering,
+    begun,
+    first_step,
+    require_all_seen,
+    require_numbers,
+)
 from pkbook.interpolation.trajectory import Trajectory
 from pkbook.runs.loops import unwrapped
 
@@ -49,6 +55,9 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
         a ``transformers.Trainer`` in one process, with a data set whose samples have numbers.
     folder, every, check
         as for :class:`pkbook.Trajectory`.
+    resume
+        go on with the record in ``folder`` where ``trainer.train(resume_from_checkpoint=...)`` goes
+        on; the steps after that checkpoint are dropped, as the Trainer makes them again.
 
     Raises
     ------
@@ -56,9 +65,11 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
         without transformers.
     TypeError, ValueError
         for an ``IterableDataset``, several processes, ``fp16``, ``torch_compile``, DeepSpeed, FSDP,
-        and a ``training_step`` of one's own; as :class:`pkbook.Trajectory` for model and optimizer.
+        ``load_best_model_at_end``, and a ``training_step`` of one's own; as
+        :class:`pkbook.Trajectory` for model and optimizer.
     ReplayError
-        at a step that cannot be made again, and at the end where steps were not seen.
+        at a step that cannot be made again, at the end where steps were not seen, and with
+        ``resume`` where the Trainer goes on from another state than that on record.
 
     Notes
     -----
@@ -81,6 +92,7 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
         folder: str | Path | None = None,
         every: int = 50,
         check: bool = True,
+        resume: bool = False,
     ) -> None:
         with needs("pkbook.integrations.transformers", "transformers"):
             from transformers import Trainer
@@ -88,13 +100,28 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
             raise TypeError(f"trainer must be a transformers.Trainer, got {type(trainer).__name__}")
         _require_plain(trainer, Trainer)
         self.trainer: Any = trainer
-        self.folder, self.check = folder, check
+        self.folder, self.check, self.resume = folder, check, resume
         self.every = require_whole(every, "every")
         self._run: Trajectory | None = None
         self._began = 0
         self._data, self._collate = trainer.train_dataset, trainer.data_collator
         self._attach()
         trainer.add_callback(self)
+
+    @classmethod
+    def open(cls, trainer: Any, folder: str | Path, *, read_only: bool = False) -> Trajectory:
+        """A training that a Recorder kept in ``folder``, to be taken apart later.
+
+        ``trainer`` is made as for the recorded training, and is not trained; its model is brought
+        to the end of the record.  Raises as :meth:`pkbook.Trajectory.open`.
+        """
+        recorder = cls(trainer, folder=folder)
+        recorder._detach()
+        trainer.remove_callback(recorder)
+        recorder._data, recorder._collate = recorder._without_columns(trainer.train_dataset)
+        trainer.accelerator.prepare_model(trainer.model)  # as under bf16, whose forward is wrapped
+        parts, options = recorder._parts(trainer.create_optimizer(), trainer.state)
+        return Trajectory.open(folder, *parts, read_only=read_only, **options)
 
     @property
     def run(self) -> Trajectory:
@@ -149,30 +176,27 @@ class Recorder(_Callback):  # pyright: ignore[reportGeneralTypeIssues]
         """Begin the record, from where the Trainer begins."""
         if self._run is not None or "compute_loss" not in vars(self.trainer):
             return  # a second training, which is not recorded
-        self._began = state.global_step
-        clip = args.max_grad_norm or None
-        run = Trajectory(
-            self.trainer.model,
-            self._loss,
-            unwrapped(parts["optimizer"]),
-            self._data,
-            collate=lambda samples: self._batch(dict(self._collate(samples)), None, state),
-            folder=self.folder,
-            every=self.every,
-            clip_norm=clip,
-            check=self.check,
-        )
-        run.problem = replace(run.problem, clipped="all")
+        own, options = self._parts(parts["optimizer"], state)
+        run = begun(self, state.global_step, own, {**options, "check": self.check}, "all")
+        self._began = first_step(run, state.global_step)
         run.follow_loop(self.folder, passes=False)
         self._run = run
+
+    def _parts(self, optimizer: Any, state: Any) -> tuple[tuple, dict[str, Any]]:
+        """What a run is made of, and its options."""
+
+        def collate(samples: list) -> dict:
+            return self._batch(dict(self._collate(samples)), None, state)
+
+        parts = self.trainer.model, self._loss, unwrapped(optimizer), self._data
+        return parts, {"collate": collate, "clip_norm": self.trainer.args.max_grad_norm or None}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """End the record; ``ReplayError`` where steps of the training are not on it."""
         if self._run is None or "compute_loss" not in vars(self.trainer):
             return
         self._detach()
-        self._run.watched_loop.end()
-        self._run.close()
+        self._run.end_loop()
         require_all_seen(
             len(self._run),
             state.global_step - self._began,
@@ -266,6 +290,9 @@ def _require_plain(trainer: Any, kind: type) -> None:
         (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled,
          "the whole model in one process, got DeepSpeed or FSDP; leave them out"),
         (scaler is not None, "fp16=False, got fp16 with a loss scale; write bf16=True"),
+        (args.load_best_model_at_end,
+         "load_best_model_at_end=False: a record ends with its last step; write "
+         "recorder.run.model_at(step) for the best one"),
         (args.torch_compile, "torch_compile=False, whose steps no other code makes bit for bit"),
     ):  # fmt: skip
         if found:

@@ -13,6 +13,7 @@ from pkbook.interpolation.path_kernel import path_kernel as _path_kernel
 from pkbook.runs.loops import division_of, uncompiled, unwrapped
 from pkbook.runs.problem import Loss, Reduction
 from pkbook.runs.recording import Recording, batches
+from pkbook.runs.resuming import resumed
 from pkbook.runs.retraining import retrained as _retrained
 from pkbook.runs.reweighting import reweighted as _reweighted, without as _without
 from pkbook.runs.sources import Collate
@@ -65,6 +66,10 @@ class Trajectory(Recording):
         clip the gradient before each step, as ``clip_grad_norm_`` and ``clip_grad_value_`` of
         ``torch.nn.utils`` do.  Given the factor by which it was clipped, the step is a sum over
         samples.
+    clipped
+        whose gradients are clipped together: those of the ``"trained"`` parameters in the model's
+        order; of ``"all"`` parameters of the model; or of the optimizer's ``"groups"``, in their
+        order.  It decides the last bits of a norm.
     check
         make the first step, and now and then another one, again at once: what could not be
         replayed later (autocast around the step, hooks, random numbers of numpy, a loss that reads
@@ -154,6 +159,7 @@ def record(
     clip_value: float | None = None,
     scaler: Any = None,
     check: bool = True,
+    resume: int | None = None,
 ) -> Iterator[Trajectory]:
     r"""Record a training loop that you do not own, by watching its model and its optimizer.
 
@@ -178,6 +184,10 @@ def record(
         what the loop clips its gradients to before each step.
     scaler
         the ``GradScaler`` of the loop; steps that it leaves out are left out of the record.
+    resume
+        how many steps the loop has made already, where it goes on from a checkpoint of its own:
+        the record in ``folder`` goes on with it.  It must have been in the same state, bit for bit,
+        after so many steps; what it holds beyond them is dropped, as the loop makes it again.
 
     Yields
     ------
@@ -190,7 +200,8 @@ def record(
     TypeError, ValueError
         as :class:`Trajectory`; at a step whose samples nobody has told.
     ReplayError
-        at the first step where it cannot be made again from its record.
+        at the first step where it cannot be made again from its record; with ``resume``, where the
+        loop goes on from another state.
 
     Examples
     --------
@@ -211,25 +222,25 @@ def record(
     >>> bool(run.interpolate(torch.tensor([[3.0]])).completeness < 1e-3)
     True
     """
-    run = Trajectory(
-        uncompiled(model),
-        loss,
-        unwrapped(optimizer),
-        data,
-        collate=collate,
-        reduction=reduction,
-        folder=folder,
-        every=every,
-        clip_norm=clip_norm,
-        clip_value=clip_value,
-        check=check,
-    )
+    parts = uncompiled(model), loss, unwrapped(optimizer), data
+    options = {
+        "collate": collate,
+        "reduction": reduction,
+        "clip_norm": clip_norm,
+        "clip_value": clip_value,
+        "check": check,
+    }
+    if resume is None:
+        run = Trajectory(*parts, folder=folder, every=every, **options)
+    else:
+        run = resumed(Trajectory, resume, folder, *parts, **options)
     if scaler is None:
         scaler = getattr(optimizer, "scaler", None)
     divided_by = division_of(optimizer)
-    loop = run.follow_loop(folder, scaler, divided_by=divided_by, called=model)
+    run.follow_loop(folder, scaler, divided_by=divided_by, called=model)
+    whole = False
     try:
         yield run
+        whole = True
     finally:
-        loop.end()
-        run.close()
+        run.end_loop(whole)

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pkbook.basics.graphs import graphs_of
 from pkbook.basics.nested import rebuilt, tensors_in
 from pkbook.kernels.of import Of, column, output, plain
 
@@ -105,6 +106,11 @@ def asked(x: Any, of: Any = None, name: str = "x") -> Inputs:
         return x if of is None else Asked(x._value, of)
     if isinstance(x, Tensor) and of is None:
         return x
+    if graphs_of(x) > 1:
+        raise ValueError(
+            f"{name} must be one graph, got {graphs_of(x)} joined into one; write one call for "
+            f"each of {name}.to_data_list()"
+        )
     if not isinstance(x, Tensor) and not tensors_in(x):
         raise TypeError(
             f"{name} must be a torch.Tensor, got {type(x).__name__}; write "

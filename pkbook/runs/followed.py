@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from pkbook.basics.checks import require_whole
 from pkbook.runs.kept_batches import Kept
 from pkbook.runs.loops import Loop, Watched
 from pkbook.runs.recorded import Recorded
-from pkbook.runs.records import StepRecord
+from pkbook.runs.records import MemoryStore, StepRecord
+from pkbook.runs.snapshot import ReplayError, difference, snapshot
 from pkbook.runs.steps import parts_of
 
 
@@ -28,7 +32,8 @@ class Followed(Recorded):
 
         ``how``: as for :class:`pkbook.runs.loops.Loop`.
         """
-        self._keep_batches(folder)
+        if not isinstance(self.problem.source, Kept):
+            self._keep_batches(folder)
         self.loop = Loop(self, scaler, **how)  # pyright: ignore[reportArgumentType]
         return self.loop
 
@@ -41,6 +46,42 @@ class Followed(Recorded):
             else:
                 self.kept.keep(part.drawn_seed, batch)
         self.store.append(replace(record, loss=math.nan, contents=contents))
+
+    def end_loop(self, whole: bool = True) -> None:
+        """Watch the loop no longer; ``whole``: it ended with a step, which a folder then opens at.
+
+        Losses of such a run are on no record, so this is what an opened one is compared with.
+        """
+        self.watched_loop.end()
+        try:
+            on_disk = not isinstance(self.store, MemoryStore)
+            if whole and on_disk and len(self) not in self.store.saved():
+                self.store.save(len(self), snapshot(self.model, self.optimizer))
+        finally:
+            self.close()
+
+    def take_back(self, k: int, there: dict[str, Tensor]) -> None:
+        """Drop the steps from ``k`` on, which a loop is about to make again.
+
+        ``there`` is the state that it goes on from: ``ReplayError`` where that is not the one on
+        record after ``k`` steps, and nothing is dropped.
+        """
+        if not 0 <= require_whole(k, "the number of steps made", least=0) <= len(self):
+            raise ValueError(
+                f"the record holds {len(self)} steps, got a training that has made {k} already; "
+                "go on from an earlier checkpoint, or give a new folder"
+            )
+        self._rewind(k=k)
+        found = difference(snapshot(self.model, self.optimizer), there)
+        if found is not None:
+            raise ReplayError(
+                f"the training goes on from another state than the one on record after {k} steps: "
+                f"{found.name} is off by {found.size:.2g} of its size; give a new folder"
+            )
+        if k < len(self):
+            self.store.cut(k)
+        if isinstance(self.problem.source, Kept):
+            self.kept.sweep({p.drawn_seed for record in self.store.steps for p in parts_of(record)})
 
     @property
     def kept(self) -> Kept:

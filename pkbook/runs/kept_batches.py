@@ -1,7 +1,8 @@
 """Batches of a loop that is not ours, kept as the model met them.
 
 Where a data set draws its samples at random and nobody has seeded it, a replay cannot draw them
-again.  Such a batch is kept itself: tensors in dictionaries, lists and tuples, and plain values.
+again.  Such a batch is kept itself: tensors in dictionaries, lists, tuples and graphs, and plain
+values.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pkbook.basics import graphs
 from pkbook.basics.files import read_checked, write_checked
 from pkbook.basics.nested import mapped
 from pkbook.runs.sources import Source
@@ -38,6 +40,14 @@ class Kept:
         (self.folder / FOLDER).mkdir(exist_ok=True)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         write_checked(self.folder / FOLDER, f"{seed:08x}", tensors)
+
+    def sweep(self, seeds: set[int]) -> None:
+        """Drop all batches but those of these seeds: of steps that are made again."""
+        self._held = {seed: held for seed, held in self._held.items() if seed in seeds}
+        if self.folder is not None:
+            for path in (self.folder / FOLDER).glob("*.safetensors"):
+                if int(path.name.partition("-")[0], 16) not in seeds:
+                    path.unlink(missing_ok=True)
 
     def fetch(self, numbers: Sequence[int], seed: int) -> tuple[Any, list[str]]:
         tensors = self._held.get(seed)
@@ -77,11 +87,13 @@ def packed(batch: Any) -> dict[str, Tensor]:
             return {"dict": [[key, put(entry)] for key, entry in value.items()]}
         if isinstance(value, list | tuple):
             return {type(value).__name__: [put(entry) for entry in value]}
+        if graphs.is_graph(value):
+            return {"graph": put(graphs.taken_apart(value))}
         if isinstance(value, str | int | float | bool | None):
             return {"plain": value}
         raise TypeError(
-            f"batch must hold tensors, plain values, and dictionaries, lists and tuples of them, "
-            f"got {type(value).__name__}"
+            "batch must hold tensors, plain values, graphs of torch_geometric, and dictionaries, "
+            f"lists and tuples of them, got {type(value).__name__}"
         )
 
     told = json.dumps(put(batch)).encode()
@@ -91,12 +103,17 @@ def packed(batch: Any) -> dict[str, Tensor]:
 def unpacked(tensors: dict[str, Tensor]) -> Any:
     """What :func:`packed` put away."""
 
+    def hashable(key: Any) -> Any:  # JSON has made lists of the tuples
+        return tuple(key) if isinstance(key, list) else key
+
     def get(told: dict) -> Any:
         ((kind, value),) = told.items()
         if kind == "tensor":
             return tensors[value]
         if kind == "dict":
-            return {key: get(entry) for key, entry in value}
+            return {hashable(key): get(entry) for key, entry in value}
+        if kind == "graph":
+            return graphs.put_together(get(value))
         if kind in ("list", "tuple"):
             return (list if kind == "list" else tuple)(get(entry) for entry in value)
         return value

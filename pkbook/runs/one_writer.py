@@ -45,6 +45,17 @@ class OneWriter:
         what = f"keeping the checkpoint of step {k}"
         self.processes.together(what, lambda: self.store.save(k, tensors, keep))
 
+    def cut(self, k: int) -> None:
+        first = self.processes.index == 0
+
+        def write() -> None:
+            if first:
+                self.store.cut(k)
+
+        self.processes.together(f"dropping the steps from {k} on", write)
+        if not first:
+            del self.steps[k:]
+
     def load(self, k: int) -> dict[str, Tensor]:
         return self.store.load(k)
 

@@ -24,6 +24,7 @@ from pkbook.basics.outputs import outputs_of, the_tensor
 from pkbook.runs.sources import Source
 
 Loss = Callable[..., Tensor]
+Clipped = Literal["trained", "all", "groups"]
 Reduction = Literal["mean", "sum"] | Callable[[Any], int | float | Tensor]
 
 
@@ -38,7 +39,7 @@ class Problem:
     reduction: Reduction = "mean"
     clip_norm: float | None = None
     clip_value: float | None = None
-    clipped: Literal["trained", "all", "groups"] = "trained"
+    clipped: Clipped = "trained"
     """Whose gradients are clipped together: those of the trained parameters in the model's order,
     of all parameters of the model, or of the optimizer's in its groups' order."""
     weights: Tensor | None = None

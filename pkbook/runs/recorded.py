@@ -207,8 +207,8 @@ class Recorded:
             if name.startswith("optimizer/") and name.endswith(key)
         }
 
-    def _rewind(self, opened: bool = False) -> None:
-        """Bring the reader's model and optimizer to the last recorded step."""
+    def _rewind(self, opened: bool = False, k: int | None = None) -> None:
+        """Bring the reader's model and optimizer to the last recorded step, or to step ``k``."""
         modes = {module: module.training for module in self.model.modules()}
         settings = settings_of(self.optimizer)
         # A backward pass of what other processes share may wait for them: a copy has none.
@@ -218,7 +218,7 @@ class Recorded:
         if opened:
             self.replay.bring_to_end(model, optimizer)
         else:
-            self.replay.bring_to(len(self), model, optimizer)
+            self.replay.bring_to(len(self) if k is None else k, model, optimizer)
         if shared:
             put_back(snapshot(model, optimizer), self.model, self.optimizer)
         apply_settings(self.optimizer, settings)
@@ -235,7 +235,9 @@ class Recorded:
         return {name: fact for name, fact in self._manifest().items() if name not in place}
 
     def _manifest(self) -> dict:
+        clipped = self.problem.clipped  # came later: left out where it is as in older folders
         return {
+            **({} if clipped == "trained" else {"clipped": clipped}),
             "pkbook": __version__,
             "environment": environment.environment(self.device),
             "samples": self.samples,

@@ -41,7 +41,7 @@ from pkbook.runs.optimizers import (
     require_linear,
     settings_of,
 )
-from pkbook.runs.problem import Loss, Problem, Reduction, is_pair
+from pkbook.runs.problem import Clipped, Loss, Problem, Reduction, is_pair
 from pkbook.runs.records import StepRecord, Store
 from pkbook.runs.replay import Replayed
 from pkbook.runs.schedules import advance, follow, require_schedule
@@ -85,6 +85,7 @@ class Recording(Followed):
         scheduler: LRScheduler | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        clipped: Clipped = "trained",
         check: bool = True,
         background: bool = False,
     ) -> None:
@@ -95,7 +96,7 @@ class Recording(Followed):
 
         def set_up() -> None:
             self._bind(model, optimizer, scheduler)
-            self.problem = problem_of(self.model, *problem)
+            self.problem = replace(problem_of(self.model, *problem), clipped=clipped)
             self.every = spacing.require_every(every)
             self.seed = require_whole(seed, "seed", least=0)
 
@@ -153,6 +154,7 @@ class Recording(Followed):
         run.store, manifest = opened_store(folder, run._processes, read_only, background)
         try:
             run.every, run.seed = spacing.require_every(manifest["every"]), manifest["seed"]
+            run.problem = replace(run.problem, clipped=manifest.get("clipped", "trained"))
             run._watch = Watch(spacing.watched_every(run.every), check)
             run._together("opening the run", lambda: run._go_to_end(folder, manifest))
             if run.several is not None:

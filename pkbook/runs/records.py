@@ -108,6 +108,10 @@ class Store(Protocol):
         """The last checkpoint at or before step ``k``: its step, and what :meth:`load` gives."""
         ...
 
+    def cut(self, k: int) -> None:
+        """Drop the steps from ``k`` on, and the checkpoints after it."""
+        ...
+
     def saved(self) -> list[int]:
         """The steps of which there is a checkpoint, in order."""
         ...
@@ -137,6 +141,10 @@ class MemoryStore:
     def latest(self, k: int) -> tuple[int, dict[str, Tensor]]:
         start = max(c for c in self.checkpoints if c <= k)
         return start, self.load(start)
+
+    def cut(self, k: int) -> None:
+        del self.steps[k:]
+        self.checkpoints = {c: own for c, own in self.checkpoints.items() if c <= k}
 
     def saved(self) -> list[int]:
         return sorted(self.checkpoints)

@@ -63,15 +63,18 @@ class Replay:
     def bring_to_end(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Bring model and optimizer of an opened run to its last step.
 
-        What is replayed must have the losses that were recorded, at least one of them: neither
-        loss nor layers are in the folder.
+        What is replayed must have the losses that were recorded, at least one of them, or come to
+        the same end: neither loss nor layers are in the folder.
         """
         stop = len(self.store.steps)
         start, tensors = self.store.latest(stop)
         if start == stop and stop > 0:
             before, earlier = self.store.latest(stop - 1)
             put_back(earlier, model, optimizer)
-            self._repeat_compared(before, before + 1, stop, model, optimizer)
+            silent = math.isnan(self.store.steps[before].loss)  # a loop's, compared by its end
+            self._repeat_compared(before, stop if silent else before + 1, stop, model, optimizer)
+            if silent:
+                self._gap(before, stop, tensors, snapshot(model, optimizer), _OTHER)
         put_back(tensors, model, optimizer)
         self._repeat_compared(start, stop, stop, model, optimizer)
 
@@ -168,14 +171,16 @@ class Replay:
             what = f"the loss of step {k} is {loss}, and was {then}"
             raise ReplayError(f"{_differently(start, stop, what)}. {cause}")
 
-    def _gap(self, start: int, stop: int, recorded: dict, replayed: dict) -> tuple[float, str]:
+    def _gap(
+        self, start: int, stop: int, recorded: dict, replayed: dict, cause: str = _CAUSE
+    ) -> tuple[float, str]:
         found = difference(recorded, replayed)
         if found is None:
             return 0.0, ""
         what = f"{found.name} is off by {found.size:.2g} of its size"
         where = _differently(start, stop, what)
         if not self.elsewhere:
-            raise ReplayError(f"{where}. {_CAUSE}")
+            raise ReplayError(f"{where}. {cause}")
         return found.size, where
 
 

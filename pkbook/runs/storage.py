@@ -220,6 +220,20 @@ class FolderStore:
             log.close()
             self._let_go()
 
+    def cut(self, k: int) -> None:
+        """Drop the steps from ``k`` on, and first the checkpoints after it, which rest on them."""
+        self._settle()
+        log = self._writable()
+        try:
+            for c, path in _checkpoints(self.folder / "checkpoints").items():
+                if c > k:
+                    path.unlink(missing_ok=True)
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            os.ftruncate(log.fileno(), sum(map(len, lines[:k])))
+        except OSError as error:
+            raise self._failed(f"the cut after step {k}", error) from error
+        del self.steps[k:]
+
     def _failed(self, what: str, error: OSError) -> StorageError:
         rest = "the steps before it are intact: make room, open the folder again and go on"
         if not self.saved():

@@ -116,7 +116,7 @@ def telling(name: str, w: Workload, run: pk.Trajectory) -> Iterator[Any]:
 def explained(name: str, w: Workload, run: pk.Trajectory) -> float:
     """The workload's queries, taken apart: the largest completeness."""
     if name == "graph":  # graphs joined have no rows: one at a time
-        return max(complete(run, g.to_dict(), of_graph) for g in w.queries.to_data_list())
+        return max(complete(run, g, None) for g in w.queries.to_data_list())
 
     def of(model: nn.Module, queries: Any) -> Tensor:
         return w.outputs(model, queries)
@@ -124,11 +124,5 @@ def explained(name: str, w: Workload, run: pk.Trajectory) -> float:
     return complete(run, w.queries, of, WAYS[name].outputs)
 
 
-def of_graph(model: nn.Module, query: dict[str, Tensor]) -> Tensor:
-    from torch_geometric.data import Batch, Data
-
-    return model(Batch.from_data_list([Data(**query)]))
-
-
-def complete(run: pk.Trajectory, x: Any, of: Callable, outputs: int | None = None) -> float:
+def complete(run: pk.Trajectory, x: Any, of: Callable | None, outputs: int | None = None) -> float:
     return float(pk.explain(run, x, of=of, outputs=outputs).completeness.max())
