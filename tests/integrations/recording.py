@@ -113,16 +113,16 @@ def telling(name: str, w: Workload, run: pk.Trajectory) -> Iterator[Any]:
         yield from step
 
 
-def explained(name: str, w: Workload, run: pk.Trajectory) -> float:
+def explained(name: str, w: Workload, run: pk.Trajectory, **options: Any) -> float:
     """The workload's queries, taken apart: the largest completeness."""
     if name == "graph":  # graphs joined have no rows: one at a time
-        return max(complete(run, g, None) for g in w.queries.to_data_list())
+        return max(complete(run, g, **options) for g in w.queries.to_data_list())
 
     def of(model: nn.Module, queries: Any) -> Tensor:
         return w.outputs(model, queries)
 
-    return complete(run, w.queries, of, WAYS[name].outputs)
+    return complete(run, w.queries, of=of, outputs=WAYS[name].outputs, **options)
 
 
-def complete(run: pk.Trajectory, x: Any, of: Callable | None, outputs: int | None = None) -> float:
-    return float(pk.explain(run, x, of=of, outputs=outputs).completeness.max())
+def complete(run: pk.Trajectory, x: Any, **options: Any) -> float:
+    return float(pk.explain(run, x, **options).completeness.max())
