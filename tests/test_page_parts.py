@@ -56,6 +56,21 @@ def test_panels_that_stand_apart_are_one_figure() -> None:
     assert f'id="figure-8-2">{SVG}<figcaption>' in text
 
 
+def test_the_next_and_the_last_figure_are_called_by_number() -> None:
+    spoken = '<p><span class="pk-{}-figure">the {} one</span></p>'
+    last, following = spoken.format("last", "last"), spoken.format("next", "next")
+    text = page_figures.with_captions(
+        PAGE.format(NUMBER, last + SVG + last + following + BOOK + last + following)
+    )
+    assert re.findall(r"<p>(the last one|<a[^>]*>Figure [^<]*</a>|the next one)</p>", text) == [
+        "the last one",
+        '<a href="#figure-8-1">Figure 8.1</a>',
+        '<a href="#figure-8-2">Figure 8.2</a>',
+        '<a href="#figure-8-2">Figure 8.2</a>',
+        "the next one",
+    ]
+
+
 def test_a_page_that_is_no_chapter_counts_from_one() -> None:
     text = page_figures.with_captions(PAGE.format("", SVG))
     assert ">Figure 1</a>" in text

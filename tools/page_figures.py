@@ -3,6 +3,9 @@
 A figure's description is written for those who do not see it; its first sentence says what the
 figure is, and that is its caption. Numbers count by chapter: figure 3.2 is the second of chapter 3,
 and ``page.html#figure-3-2`` leads to it.
+
+What a notebook calls ``<span class="pk-next-figure">the next figure</span>``, or
+``pk-last-figure``, has its number on the page.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ FIGURE = (
     r'<(?:svg|div) class="pk-figure"[^>]*? aria-label="(?P<alt>[^"]*)".*?</svg>(?(holder)</div>)'
 )
 EITHER = re.compile(rf"{EXPLORER}.*?</script></div>|{FIGURE}", re.DOTALL)
+NUMBERED = r'<figure class="pk-numbered" id="(?P<label>[^"]*)">'
+SPOKEN = r'<span class="pk-(?P<which>next|last)-figure">(?P<words>[^<]*)</span>'
+PLACES = re.compile(f"{NUMBERED}|{SPOKEN}")
 SHORT = 30  # characters; a first sentence below that is given its second
 
 
@@ -48,4 +54,22 @@ def with_captions(text: str) -> str:
             f'<a href="#{label}">Figure {number}</a> {told}</figcaption></figure>'
         )
 
-    return EITHER.sub(one, text)
+    return _by_number(EITHER.sub(one, text))
+
+
+def _by_number(text: str) -> str:
+    """What is called the next or the last figure, by its number, as a link."""
+    labels, before = re.findall(NUMBERED, text), 0
+
+    def one(found: re.Match) -> str:
+        nonlocal before
+        if found["label"]:
+            before += 1
+            return found[0]
+        place = before - (found["which"] == "last")
+        if not 0 <= place < len(labels):
+            return found["words"]
+        number = labels[place].removeprefix("figure-").replace("-", ".")
+        return f'<a href="#{labels[place]}">Figure {number}</a>'
+
+    return PLACES.sub(one, text)
