@@ -67,8 +67,8 @@ FRACTION = "a number from 0 to below 1"
 class Config(Settings):
     """Settings. `quick()` takes under a minute on a CPU; `full()` three quarters of an hour.
 
-    `full()` learns photographs for 200 epochs, the paper 1,100; those take an hour a seed:
-    ``full(tasks=(Task("CIFAR-10", 250, (0, 200, 1100)),))``, where an interrupted run goes on.
+    `full()` learns photographs for 200 epochs, the paper for 1,100, which take an hour a seed:
+    ``full(tasks=(Task("MNIST", 600, (0, 64)), Task("CIFAR-10", 250, (0, 200, 1100))))``.
     """
 
     tasks: tuple[Task, ...] = several(
