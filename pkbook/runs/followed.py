@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pkbook.basics.checks import require_whole
+from pkbook.runs import spacing
 from pkbook.runs.kept_batches import Kept
 from pkbook.runs.loops import Loop, Watched
 from pkbook.runs.recorded import Recorded
@@ -55,7 +56,7 @@ class Followed(Recorded):
         self.watched_loop.end()
         try:
             on_disk = not isinstance(self.store, MemoryStore)
-            if whole and on_disk and len(self) not in self.store.saved():
+            if whole and on_disk and not spacing.is_due(self.every, len(self)):
                 self.store.save(len(self), snapshot(self.model, self.optimizer))
         finally:
             self.close()
