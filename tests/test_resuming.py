@@ -65,6 +65,7 @@ def test_a_loop_that_goes_on_elsewhere_is_told_and_nothing_is_dropped(tmp_path):
             f"holds {len(ORDER)} steps, got a training that has made {len(ORDER) + 1}",
         ),
         (-1, "the number of steps made must be"),
+        (0, "holds 12 steps, got a training that begins anew"),
     ):
         kept = copy.deepcopy(model.state_dict())
         with (

@@ -72,6 +72,11 @@ class Followed(Recorded):
                 f"the record holds {len(self)} steps, got a training that has made {k} already; "
                 "go on from an earlier checkpoint, or give a new folder"
             )
+        if k == 0 and len(self) > 0:
+            raise ValueError(
+                f"the record holds {len(self)} steps, got a training that begins anew; go on from "
+                "one of its checkpoints, or give a new folder"
+            )
         self._rewind(k=k)
         found = difference(snapshot(self.model, self.optimizer), there)
         if found is not None:
