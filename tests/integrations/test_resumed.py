@@ -90,13 +90,20 @@ def test_a_record_of_another_loss_or_state_is_told(tmp_path):
         other.trainer.compute_loss = lambda *a, **k: 2 * plain(*a, **k)
         with pytest.raises(pk.ReplayError, match="steps 0 to 6 replayed differently"):
             Recorder.open(other.trainer, tmp_path / "run")
-        w = hf(tmp_path, **STEPS)
-        Recorder(w.trainer, folder=tmp_path / "run", resume=True)
+        hf_recorded(tmp_path / "other", learning_rate=1e-3)
         before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
-        with torch.no_grad():
-            next(w.trainer.model.parameters()).add_(1.0)
-        with pytest.raises(pk.ReplayError, match="goes on from another state than the one on rec"):
-            w.trainer.train()
+        for checkpoint, error, match in (
+            (
+                str(tmp_path / "other" / "checkpoint-3"),
+                pk.ReplayError,
+                "goes on from another state",
+            ),
+            (None, ValueError, "holds 6 steps, got a training that begins anew"),
+        ):
+            w = hf(tmp_path, **STEPS)
+            Recorder(w.trainer, folder=tmp_path / "run", resume=True)
+            with pytest.raises(error, match=match):
+                w.trainer.train(resume_from_checkpoint=checkpoint)
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
     w = hf(tmp_path, **STEPS)
     w.trainer.args.load_best_model_at_end = True
