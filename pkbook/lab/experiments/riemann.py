@@ -169,18 +169,19 @@ def run(
             continue  # its gap is made by kinks, not by rounding
         rate, steps = pace(config, network)
         recorded = train(config, network, rate, steps, dtype)
-        told[network, str(dtype)[6:]] = recorded.interpolate(
-            queries(network, dtype), outputs=0, **quadrature(network)
-        )
+        told[network, str(dtype)[6:]] = take_apart(recorded, network, dtype)
     rates, gaps = _orders(config)
     measured, seeds = Result(told, rates, gaps), tqdm(config.seeds, disable=not progress)
     numbers = (_numbers(config, seed) if seed else _of_seed_0(measured) for seed in seeds)
     return replace(measured, by_seed=tuple(numbers))
 
 
-def quadrature(network: str) -> dict[str, int]:
-    """How each step's integral is computed: around kinks as many pieces as the tolerance asks."""
-    return {"nodes": 1, "most_pieces": 2048} if network == "ReLU CNN" else {"nodes": 3}
+def take_apart(recorded: Trajectory, network: str, dtype: torch.dtype) -> Interpolation:
+    """The first output of `queries`; around kinks in as many pieces as the tolerance asks for."""
+    x = queries(network, dtype)
+    if network == "ReLU CNN":
+        return recorded.interpolate(x, outputs=0, nodes=1, most_pieces=2048)
+    return recorded.interpolate(x, outputs=0, nodes=3)
 
 
 def pace(config: Config, network: str) -> tuple[float, int]:
@@ -226,8 +227,7 @@ def _numbers(config: Config, seed: int) -> tuple[float, float, float]:
 
     def gap(dtype: torch.dtype) -> float:
         recorded = train(config, network, rate, steps, dtype, seed)
-        told = recorded.interpolate(queries(network, dtype), outputs=0, **quadrature(network))
-        return told.completeness.max().item()
+        return take_apart(recorded, network, dtype).completeness.max().item()
 
     left = [relative_gap(config, network, "Riemann", r, seed) for r in config.rates]
     return gap(torch.float64), gap(torch.float32), slope(config.rates, left)
