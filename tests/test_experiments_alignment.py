@@ -1,7 +1,9 @@
 """E11: numbers counted again by naive autograd and plain formulas, on seeds of their own too."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,3 +320,11 @@ def test_presets_are_settings_that_are_taken():
     for builders in alignment.NETWORKS.values():
         for build in builders.values():
             assert build(0)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_what_the_chapter_says_of_the_full_run_is_in_it():
+    path = Path(__file__).parents[1] / "results" / "C5-full.json"
+    settings = json.loads(path.read_text())["settings"]
+    name, bound = "right labels: rank correlation over networks and seeds", 0.5
+    assert settings["debiased CKA"][name]["low"] > bound
+    assert settings["debiased CKA of the normalised kernel"][name]["mean"] < bound
