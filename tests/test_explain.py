@@ -475,7 +475,7 @@ def test_options_are_written_out_with_the_same_defaults(function):
     """What a completion shows: names and defaults, none of them behind two asterisks."""
     own = inspect.signature(function).parameters
     assert all(p.kind is not p.VAR_KEYWORD for p in own.values())
-    wanted = {"rule": "gauss", "nodes": 3, "tolerance": 1e-3, "most_pieces": 192, "progress": False}
+    wanted = {"rule": "gauss", "nodes": 3, "tolerance": 1e-3, "most_pieces": 512, "progress": False}
     if function is not pk.self_influence:
         wanted |= {"by_parameter": False, "entries": (), "layers": False}
     assert wanted.items() <= {name: p.default for name, p in own.items()}.items()

@@ -28,7 +28,7 @@ class Options:
     rule: Rule = "gauss"
     nodes: int = 3
     tolerance: float | None = 1e-3
-    most_pieces: int = 192
+    most_pieces: int = 512
     by_parameter: bool = False
     entries: Sequence[str] = ()
     statistics: bool = False
