@@ -57,7 +57,7 @@ def test_panels_that_stand_apart_are_one_figure() -> None:
 
 
 def test_the_next_and_the_last_figure_are_called_by_number() -> None:
-    spoken = '<p><span class="pk-{}-figure">the {} one</span></p>'
+    spoken = '<p><span\nclass="pk-{}-figure">the {} one</span></p>'
     last, following = spoken.format("last", "last"), spoken.format("next", "next")
     text = page_figures.with_captions(
         PAGE.format(NUMBER, last + SVG + last + following + BOOK + last + following)

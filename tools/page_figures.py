@@ -23,7 +23,7 @@ FIGURE = (
 )
 EITHER = re.compile(rf"{EXPLORER}.*?</script></div>|{FIGURE}", re.DOTALL)
 NUMBERED = r'<figure class="pk-numbered" id="(?P<label>[^"]*)">'
-SPOKEN = r'<span class="pk-(?P<which>next|last)-figure">(?P<words>[^<]*)</span>'
+SPOKEN = r'<span\s+class="pk-(?P<which>next|last)-figure">(?P<words>[^<]*)</span>'
 PLACES = re.compile(f"{NUMBERED}|{SPOKEN}")
 SHORT = 30  # characters; a first sentence below that is given its second
 
