@@ -82,6 +82,12 @@ def test_a_loop_that_goes_on_elsewhere_is_told_and_nothing_is_dropped(tmp_path):
         pass
 
 
+def test_who_is_clipped_together_is_one_of_three():
+    model = net()
+    with pytest.raises(ValueError, match="clipped must be"):
+        pk.Trajectory(model, LOSS, adamw(model), (X, Y), clip_norm=1.0, clipped="some")
+
+
 def test_another_loss_than_the_loops_is_told_by_where_it_ends(tmp_path):
     model = net()
     optimizer = adamw(model)

@@ -8,6 +8,7 @@ import copy
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 LIBRARY = "torch_geometric.data"
@@ -20,14 +21,17 @@ def is_graph(value: object) -> bool:
     >>> is_graph({"x": 1})
     False
     """
-    kinds = type(value).__mro__
-    return any(k.__name__ == "BaseData" and k.__module__.startswith(LIBRARY) for k in kinds)
+    return _is_a(type(value), "BaseData")
 
 
 def is_batch(value: object) -> bool:
     """Whether it is several graphs joined into one."""
-    kinds = type(value).__mro__
-    return any(k.__name__ == "Batch" and k.__module__.startswith(LIBRARY) for k in kinds)
+    return _is_a(type(value), "Batch")
+
+
+@cache  # it is asked of every word of every sample
+def _is_a(kind: type, name: str) -> bool:
+    return any(k.__name__ == name and k.__module__.startswith(LIBRARY) for k in kind.__mro__)
 
 
 def graphs_of(value: Any) -> int:

@@ -12,14 +12,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pkbook.basics.checks import require_module, require_whole
+from pkbook.basics.checks import require_choice, require_module, require_whole
 from pkbook.basics.inference import outside_inference
 from pkbook.basics.processes import Processes
 from pkbook.runs import environment, spacing
@@ -96,6 +96,7 @@ class Recording(Followed):
 
         def set_up() -> None:
             self._bind(model, optimizer, scheduler)
+            require_choice(clipped, "clipped", get_args(Clipped))
             self.problem = replace(problem_of(self.model, *problem), clipped=clipped)
             self.every = spacing.require_every(every)
             self.seed = require_whole(seed, "seed", least=0)
