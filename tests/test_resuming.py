@@ -88,6 +88,20 @@ def test_who_is_clipped_together_is_one_of_three():
         pk.Trajectory(model, LOSS, adamw(model), (X, Y), clip_norm=1.0, clipped="some")
 
 
+def test_a_model_that_is_changed_after_its_last_step_does_not_spoil_the_record(tmp_path):
+    model = net()
+    optimizer = adamw(model)
+    with pk.record(model, optimizer, loss=LOSS, data=(X, Y), folder=tmp_path / "run") as run:
+        part_of_loop(model, optimizer, ORDER, run.saw)
+        last = copy.deepcopy(model.state_dict())
+        with torch.no_grad():
+            model[0].weight.mul_(0.5)
+    again = net()
+    run = pk.Trajectory.open(tmp_path / "run", again, LOSS, adamw(again), (X, Y))
+    assert same(again, net_of(last))
+    assert run.verify() == 0
+
+
 def test_another_loss_than_the_loops_is_told_by_where_it_ends(tmp_path):
     model = net()
     optimizer = adamw(model)

@@ -52,7 +52,9 @@ class Followed(Recorded):
         """Watch the loop no longer; ``whole``: it ended with a step, which a folder then opens at.
 
         Losses of such a run are on no record, so this is what an opened one is compared with.
+        Nothing is kept where the model was changed after its last step: by averaged weights, say.
         """
+        whole = whole and self.watched_loop.unchanged
         self.watched_loop.end()
         try:
             on_disk = not isinstance(self.store, MemoryStore)
@@ -67,7 +69,7 @@ class Followed(Recorded):
         ``there`` is the state that it goes on from: ``ReplayError`` where that is not the one on
         record after ``k`` steps, and nothing is dropped.
         """
-        if not 0 <= require_whole(k, "the number of steps made", least=0) <= len(self):
+        if require_whole(k, "the number of steps made", least=0) > len(self):
             raise ValueError(
                 f"the record holds {len(self)} steps, got a training that has made {k} already; "
                 "go on from an earlier checkpoint, or give a new folder"

@@ -91,6 +91,8 @@ class Loop:
         self.watched: deque[Tensor] | None = None
         self.passes: list[Pass] = []
         self._witness: Callable | None = None
+        self._tensors = [*run.model.parameters(), *run.model.buffers()]
+        self._after_step: list[tuple[int, int]] = []
         self._handles = [run.optimizer.register_step_post_hook(self._hook(self._after))]
         if passes:
             hook = self._hook(self._forward)
@@ -107,6 +109,15 @@ class Loop:
 
         hook.of_pkbook = True  # pyright: ignore[reportFunctionMemberAccess]
         return hook
+
+    def _places(self) -> list[tuple[int, int]]:
+        """Where parameters and buffers are, and how often each was changed in place."""
+        return [(t.data_ptr(), -1 if t.is_inference() else t._version) for t in self._tensors]
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the model is as the last step left it, as far as torch counts changes."""
+        return self._places() == self._after_step
 
     def end(self) -> None:
         """Watch no longer."""
@@ -238,6 +249,7 @@ class Loop:
         self.passes.clear()
         self.told.clear()
         self.run.end_step()
+        self._after_step = self._places()
         if witness is not None:
             witness()
 
