@@ -54,7 +54,10 @@ class Followed(Recorded):
         Losses of such a run are on no record, so this is what an opened one is compared with.
         Nothing is kept where the model was changed after its last step: by averaged weights, say.
         """
-        whole = whole and self.watched_loop.unchanged
+        unchanged = [str(self.watched_loop.unchanged)]
+        if whole and self.several is not None:  # all must come to the same decision
+            unchanged = self.several.processes.collect("ending the loop", lambda: unchanged[0])
+        whole = whole and unchanged.count("True") == len(unchanged)
         self.watched_loop.end()
         try:
             on_disk = not isinstance(self.store, MemoryStore)
